@@ -1,0 +1,38 @@
+# The two commands of a newcomer: `make demo` and `make test`. Both set everything up first (once).
+# DEVICE=gpu installs the GPU lock; PYTHON=... chooses the interpreter (3.11); VENV=... the environment's folder.
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+DEVICE ?= cpu
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV ?= .venv
+READY := $(VENV)/.ready-$(DEVICE)
+
+.PHONY: demo test test-slow lint setup lock protos clean
+
+demo: setup  ## The whole job on two cores: 12 minutes after the install.
+	$(VENV)/bin/python -m learner.main
+
+test: setup lint  ## The test suite.
+	$(VENV)/bin/python -m pytest
+
+test-slow: setup  ## The long tests.
+	$(VENV)/bin/python -m pytest -m slow
+
+lint: setup
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/mypy
+
+setup: $(READY)
+
+$(READY): requirements/$(DEVICE).lock requirements/install.sh
+	@bash requirements/install.sh "$(PYTHON)" "$(VENV)" "$(DEVICE)"
+	@touch $@
+
+lock:  ## Resolves requirements/$(DEVICE).in anew into requirements/$(DEVICE).lock.
+	@bash requirements/lock.sh "$(PYTHON)" "$(DEVICE)"
+
+protos: setup  ## Regenerates the stubs of protos/reward.proto.
+	$(VENV)/bin/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. --grpc_python_out=. protos/reward.proto
+
+clean:  ## Removes the environment, the caches and the stamps (not outputs/).
+	rm -rf $(VENV) .cache .mypy_cache .ruff_cache .pytest_cache

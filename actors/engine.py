@@ -1,0 +1,335 @@
+"""The rollout engine: prompt embeds in, samples out, weights in; vLLM 0.32 inside, in this process.
+
+Contract:
+- `generate` yields a sample as soon as it is finished, while the others go on. It begins with an empty prefix cache,
+  so a sample depends on its prompt, its seed and the weights, not on what was served before.
+- Log-probabilities are those of the distribution that was sampled from (after the temperature).
+- Nothing that could harm the engine enters it: embeds and weights are checked first (`PromptError`,
+  `WeightsError`). A NaN that comes out all the same fails its own sample and is wiped from the KV cache.
+- An exception or a time-out inside vLLM leaves it in an unknown state: the engine then refuses all further work
+  (`EngineError`), and its owner has to replace it.
+
+`rollout_env` must be in the environment before this process first imports vLLM.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from configs.schema import RolloutConfig
+
+# Prompts are short: with vLLM's default of 128 tokens a block they would never fill one, and never share it.
+BLOCK_SIZE = 32
+# Samples that came out as NaN make the engine start the others afresh; so often, then the weights are to blame.
+MAX_CLEAN_STARTS = 4
+
+
+class EngineError(RuntimeError):
+    """The engine cannot go on; its owner has to replace it."""
+
+
+class PromptError(ValueError):
+    """A prompt that would harm the engine or not fit; nothing of it was used."""
+
+
+class WeightsError(RuntimeError):
+    """A version of the weights that is incomplete, not finite or not what its publisher computed."""
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """Embeds [P, hidden] float32 and the seed of the one sample to draw after them."""
+
+    embeds: npt.NDArray[np.float32]
+    seed: int
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How to draw: at most `max_new_tokens`, the end-of-sequence token `eos` included; greedy ignores the seed."""
+
+    max_new_tokens: int
+    eos: int
+    temperature: float = 1.0
+    greedy: bool = False
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One finished sample of `prompts[index]`; a failed one has the reason and no tokens to rely on."""
+
+    index: int
+    token_ids: npt.NDArray[np.int32]
+    logprobs: npt.NDArray[np.float32]
+    finish_reason: Literal["stop", "length"]
+    failed: str | None = None
+
+
+def rollout_env(cfg: RolloutConfig) -> dict[str, str]:
+    """Environment variables of a process that hosts an engine; for Ray's `runtime_env={"env_vars": ...}`."""
+    return {
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # the engine lives in the actor's process
+        "TORCH_COMPILE_DISABLE": "1" if cfg.gpus_per_actor == 0 else "0",  # saves 2-5 s of a first call on CPUs
+        "VLLM_LOGGING_LEVEL": "ERROR",  # its warnings are about the settings chosen here on purpose
+        "VLLM_NO_USAGE_STATS": "1",
+        "OMP_NUM_THREADS": str(cfg.threads),
+        "GOMP_SPINCOUNT": "0",  # idle threads sleep: the learner computes meanwhile
+        "TOKENIZERS_PARALLELISM": "false",
+    }
+
+
+class RolloutEngine:
+    """One vLLM engine that serves the causal LM described by `llm_dir`.
+
+    Built with empty weights: the first `load_weights` makes it ready, and sets `version`.
+    """
+
+    def __init__(self, llm_dir: Path, cfg: RolloutConfig, dtype: str = "float32") -> None:
+        """Build the engine for the config in `llm_dir`; takes seconds.
+
+        Raises EngineError where the environment is not `rollout_env`'s.
+        """
+        if os.environ.get("VLLM_ENABLE_V1_MULTIPROCESSING") != "0":
+            raise EngineError("start the process of a RolloutEngine with the environment of actors.engine.rollout_env")
+        from vllm.engine.arg_utils import EngineArgs
+        from vllm.platforms import current_platform
+        from vllm.v1.engine.llm_engine import LLMEngine
+
+        from actors.vllm_worker import TRANSFER_BACKEND, WorkerExtension, keep_linear_weights_loadable
+
+        on_cpu = current_platform.is_cpu()
+        if on_cpu:
+            keep_linear_weights_loadable()
+        self._expected, self.hidden_size = _parameters_of(llm_dir)
+        self._max_model_len = cfg.max_model_len
+        self._timeout_s = cfg.timeout_s
+        self._broken: str | None = None
+        self._busy = False
+        self.version: int | None = None
+        args = EngineArgs(
+            model=str(llm_dir),
+            dtype=dtype,
+            load_format="dummy",
+            skip_tokenizer_init=True,
+            generation_config="vllm",
+            max_model_len=cfg.max_model_len,
+            block_size=BLOCK_SIZE,
+            max_num_seqs=cfg.max_num_seqs,
+            max_num_batched_tokens=max(8192, cfg.max_model_len),
+            kv_cache_memory_bytes=cfg.kv_cache_mib << 20,
+            enable_prompt_embeds=True,
+            enable_prefix_caching=True,
+            enable_chunked_prefill=False,  # crashes together with seeds
+            enforce_eager=on_cpu,
+            async_scheduling=False,  # nothing is in flight between two steps
+            logprobs_mode="processed_logprobs",
+            disable_log_stats=True,
+            worker_extension_cls=f"{WorkerExtension.__module__}.{WorkerExtension.__qualname__}",
+            weight_transfer_config={"backend": TRANSFER_BACKEND},
+        )
+        self._llm = LLMEngine.from_engine_args(args)
+        self._llm.collective_rpc("init_weight_transfer_engine", args=({},))
+
+    def assert_healthy(self) -> None:
+        """Raise EngineError if the engine has to be replaced."""
+        if self._broken is not None:
+            raise EngineError(f"the rollout engine is out of order: {self._broken}")
+
+    def check_prompt(self, embeds: npt.NDArray[np.float32], max_new_tokens: int) -> None:
+        """Raise PromptError unless the embeds are [P, hidden], finite, and leave room for the report."""
+        if embeds.ndim != 2 or embeds.shape[0] == 0 or embeds.shape[1] != self.hidden_size:
+            raise PromptError(f"prompt embeds of shape {embeds.shape}: expected [P >= 1, {self.hidden_size}]")
+        if embeds.shape[0] + max_new_tokens > self._max_model_len:
+            raise PromptError(
+                f"a prompt of {embeds.shape[0]} and {max_new_tokens} new tokens do not fit "
+                f"rollout.max_model_len={self._max_model_len}"
+            )
+        if not np.isfinite(embeds).all():
+            raise PromptError("prompt embeds hold NaN or infinite values")
+
+    def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> Iterator[Sample]:
+        """One sample a prompt, in order of completion.
+
+        Prompts with the same embeds (the samples of a study) share their prefill. Leaving the iterator early drops
+        the rest. Raises PromptError before anything runs, EngineError when the engine fails, is busy, has no
+        weights, or finishes no sample for `rollout.timeout_s`.
+        """
+        self._require_idle()
+        if self.version is None:
+            raise EngineError("the rollout engine has no weights yet: call load_weights first")
+        for prompt in prompts:
+            self.check_prompt(prompt.embeds, sampling.max_new_tokens)
+        return self._run(prompts, sampling)
+
+    def prompt_logprobs(self, token_ids: Sequence[int]) -> npt.NDArray[np.float32]:
+        """Log-probability of each token but the first given those before it, [len(token_ids) - 1]: the canary."""
+        from vllm import SamplingParams
+
+        self._require_idle()
+        params = SamplingParams(max_tokens=1, temperature=0.0, prompt_logprobs=0, flat_logprobs=True, detokenize=False)
+        self._llm.add_request("canary", {"prompt_token_ids": list(token_ids)}, params)
+        (output,) = [output for outputs in self._steps() for output in outputs]
+        return np.asarray(output.prompt_logprobs.logprobs, dtype=np.float32)
+
+    def load_weights(self, tensors: Mapping[str, npt.NDArray[Any] | torch.Tensor], version: int) -> None:
+        """Replace all weights by those of `version` (names and shapes of the Hugging Face checkpoint).
+
+        Raises WeightsError, the engine untouched, unless every parameter is there with its shape and all are
+        finite. What was cached under the old weights is forgotten.
+        """
+        self._require_idle()
+        with _np_read_only():
+            weights = {name: torch.as_tensor(value) for name, value in tensors.items()}
+        check_weights(weights, self._expected, version)
+        self._guarded(self._llm.collective_rpc, "start_weight_update")
+        self._guarded(self._llm.collective_rpc, "update_weights", args=({"tensors": weights},))
+        self._guarded(self._llm.collective_rpc, "finish_weight_update")
+        self._llm.set_weight_version(str(version))
+        self._start_clean(zero=True)
+        self.version = version
+
+    def close(self) -> None:
+        """Give the engine's memory back; the engine refuses all further work."""
+        self._broken = "closed"
+        self._llm.engine_core.shutdown()
+
+    def _run(self, prompts: Sequence[Prompt], sampling: Sampling) -> Iterator[Sample]:
+        """Generate with restarts: a NaN may have reached the KV blocks of samples that still run."""
+        self._require_idle()
+        self._busy = True
+        waiting = dict(enumerate(prompts))
+        try:
+            for attempt in range(MAX_CLEAN_STARTS):
+                self._start_clean(zero=attempt > 0)
+                for index, prompt in waiting.items():
+                    self._submit(index, prompt, sampling)
+                for outputs in self._steps():
+                    samples = [_sample(output) for output in outputs]
+                    for sample in samples:
+                        del waiting[sample.index]
+                    yield from samples
+                    if any(sample.failed for sample in samples):
+                        break
+                if not waiting:
+                    return
+                self._abort(waiting)
+            self._broken = f"weights version {self.version} gave NaN in {MAX_CLEAN_STARTS} clean starts"
+            self.assert_healthy()
+        finally:
+            self._abort(waiting)
+            self._busy = False
+
+    def _submit(self, index: int, prompt: Prompt, sampling: Sampling) -> None:
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
+
+        params = SamplingParams(
+            temperature=0.0 if sampling.greedy else sampling.temperature,
+            seed=None if sampling.greedy else prompt.seed,
+            max_tokens=sampling.max_new_tokens,
+            stop_token_ids=[sampling.eos],
+            logprobs=0,
+            flat_logprobs=True,
+            detokenize=False,
+            output_kind=RequestOutputKind.FINAL_ONLY,
+        )
+        embeds = torch.tensor(prompt.embeds, dtype=self._llm.model_config.dtype)
+        self._guarded(self._llm.add_request, str(index), {"prompt_embeds": embeds}, params)
+
+    def _steps(self) -> Iterator[list[Any]]:
+        """Drive vLLM until it has no more requests; the requests that a step finished, if any."""
+        deadline = time.monotonic() + self._timeout_s
+        while self._llm.has_unfinished_requests():
+            finished = [output for output in self._guarded(self._llm.step) if output.finished]
+            if finished:
+                yield finished
+                deadline = time.monotonic() + self._timeout_s
+            elif time.monotonic() > deadline:
+                count = self._llm.get_num_unfinished_requests()
+                self._broken = f"none of {count} samples was finished within rollout.timeout_s={self._timeout_s:g} s"
+                self.assert_healthy()
+
+    def _guarded(self, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Call vLLM; whatever it raises, its state is unknown from then on (a later step may spin for ever)."""
+        try:
+            return call(*args, **kwargs)
+        except Exception as error:
+            self._broken = f"{type(error).__name__}: {error}"
+            raise EngineError(f"the rollout engine failed: {self._broken}") from error
+
+    def _start_clean(self, zero: bool) -> None:
+        """Empty the prefix cache; with `zero`, wipe the memory of the KV cache too."""
+        if not self._llm.reset_prefix_cache():
+            self._broken = "the prefix cache could not be emptied"
+            self.assert_healthy()
+        if zero:
+            self._guarded(self._llm.collective_rpc, "zero_kv_cache")
+
+    def _abort(self, waiting: Mapping[int, Prompt]) -> None:
+        if waiting and self._broken is None:
+            self._guarded(self._llm.abort_request, [str(index) for index in waiting])
+
+    def _require_idle(self) -> None:
+        self.assert_healthy()
+        if self._busy:
+            raise EngineError("the rollout engine is busy: finish or close the running generate() first")
+
+
+def check_weights(weights: Mapping[str, torch.Tensor], expected: Mapping[str, tuple[int, ...]], version: int) -> None:
+    """Raise WeightsError unless `weights` has exactly the expected names and shapes and every value is finite."""
+    if missing := expected.keys() - weights.keys():
+        raise WeightsError(f"weights version {version} lacks {len(missing)} tensors: {sorted(missing)[:5]}")
+    if unknown := weights.keys() - expected.keys():
+        raise WeightsError(f"weights version {version} has {len(unknown)} unknown tensors: {sorted(unknown)[:5]}")
+    for name, tensor in weights.items():
+        if tuple(tensor.shape) != expected[name]:
+            raise WeightsError(f"weights version {version}: {name} is {tuple(tensor.shape)}, not {expected[name]}")
+        if tensor.is_floating_point() and not all(extreme.isfinite() for extreme in torch.aminmax(tensor)):
+            raise WeightsError(f"weights version {version}: {name} holds NaN or infinite values")
+
+
+def _parameters_of(llm_dir: Path) -> tuple[dict[str, tuple[int, ...]], int]:
+    """Names and shapes of the checkpoint that the config in `llm_dir` describes, and its hidden size."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = AutoConfig.from_pretrained(llm_dir)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    return {name: tuple(value.shape) for name, value in model.state_dict().items()}, config.hidden_size
+
+
+def _sample(output: Any) -> Sample:
+    """A finished vLLM request as a Sample; its id is the prompt's index."""
+    completion = output.outputs[0]
+    logprobs = np.asarray(completion.logprobs.logprobs, dtype=np.float32)
+    failed = None
+    if completion.finish_reason not in ("stop", "length"):
+        failed = f"vLLM ended the sample with {completion.finish_reason!r}"
+    elif len(logprobs) != len(completion.token_ids) or not np.isfinite(logprobs).all():
+        failed = "the engine gave a NaN log-probability"
+    return Sample(
+        index=int(output.request_id),
+        token_ids=np.asarray(completion.token_ids, dtype=np.int32),
+        logprobs=logprobs,
+        finish_reason="stop" if completion.finish_reason == "stop" else "length",
+        failed=failed,
+    )
+
+
+@contextmanager
+def _np_read_only() -> Iterator[None]:
+    """Arrays from Ray's object store are read-only; torch warns of each, and we only read them."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        yield

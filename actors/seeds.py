@@ -1,0 +1,15 @@
+"""Seeds of samples: a pure function of what a sample is, so that no actor, order or restart changes it."""
+
+from __future__ import annotations
+
+import hashlib
+
+
+def sample_seed(run_seed: int, step: int, study_id: str, sample_index: int) -> int:
+    """The seed of one sample, in [0, 2**63).
+
+    Stable across processes and Python versions (unlike `hash`). The parts are length-delimited by their separators:
+    a study id may hold any text.
+    """
+    key = f"{run_seed}/{step}/{sample_index}/{study_id}".encode()
+    return int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "big") >> 1

@@ -1,0 +1,79 @@
+"""What passes between the driver, the rollout actors and the learner: plain records, no framework types.
+
+Contract: a `Trajectory` never carries a NaN. A sample whose generation or reward failed has `failed` set to
+the reason, is masked by the learner and counted; it is never given a reward of zero.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+
+@dataclass(frozen=True)
+class Canary:
+    """What the learner's weights give on fixed inputs; an actor compares before it serves a new version.
+
+    `logprobs[i]` is the learner's log-probability of `token_ids[i + 1]` given the tokens before it (LLM alone);
+    `embeds` the first prompt embeds of `rrg.model.policy.canary_features` (extractor alone), shape [k, hidden].
+    """
+
+    token_ids: tuple[int, ...]
+    logprobs: npt.NDArray[np.float32]
+    embeds: npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class WeightsRef:
+    """A published version of the weights: where to get it and how to check it.
+
+    `tensors` is a `ray.ObjectRef` of `dict[str, ndarray]` with the keys of `ReportPolicy.state_dict()`
+    (`extractor.*`, `llm.*`).
+    """
+
+    version: int
+    tensors: Any
+    canary: Canary
+
+
+@dataclass(frozen=True)
+class SampleRequest:
+    """One piece of rollout work: which studies, how to sample, and with which weights.
+
+    The seed of sample i of a study is `sample_seed(seed, step, study_id, i)`, so the answer does not depend on
+    which actor serves it. `greedy` decodes the single most likely report instead of sampling.
+    """
+
+    step: int
+    seed: int
+    study_ids: tuple[str, ...]
+    samples_per_study: int
+    weights: WeightsRef
+    greedy: bool = False
+    score: bool = True
+
+
+@dataclass
+class Trajectory:
+    """One sampled report with everything that the learner needs of it.
+
+    `token_ids`, `logprobs` and `versions` have one entry a generated token, the end-of-sequence token included:
+    the token, its log-probability under the sampling distribution, and the version of the weights that gave it.
+    """
+
+    study_id: str
+    sample_index: int
+    seed: int
+    prompt_length: int
+    token_ids: npt.NDArray[np.int32]
+    logprobs: npt.NDArray[np.float32]
+    versions: npt.NDArray[np.int32]
+    finish_reason: Literal["stop", "length"]
+    text: str = field(repr=False)
+    components: Mapping[str, float] = field(default_factory=dict)
+    reward: float = 0.0
+    failed: str | None = None

@@ -1,0 +1,58 @@
+"""From command line to a checked `Config`.
+
+Contract: `register()` makes the typed groups known to Hydra; `resolve(raw)` gives the typed config or raises
+`UserError` naming the field. Neither imports torch.
+"""
+
+from __future__ import annotations
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from configs import schema
+from configs.check import check
+from rrg.errors import UserError
+
+GROUPS = {
+    "data": schema.DataConfig,
+    "model": schema.ModelConfig,
+    "rollout": schema.RolloutConfig,
+    "reward": schema.RewardConfig,
+    "learner": schema.LearnerConfig,
+    "cluster": schema.ClusterConfig,
+}
+
+
+def register() -> None:
+    """Stores the dataclasses as `base_config` and `GROUP/base_GROUP`, which the YAML files build on."""
+    store = ConfigStore.instance()
+    store.store(name="base_config", node=schema.Config)
+    for group, node in GROUPS.items():
+        store.store(group=group, name=f"base_{group}", node=node)
+
+
+def resolve(raw: DictConfig) -> schema.Config:
+    """The typed, interpolated and checked config of a composed one.
+
+    Raises:
+        UserError: a key that is not a field, a missing value, or a combination that cannot run.
+    """
+    try:
+        merged = OmegaConf.merge(OmegaConf.structured(schema.Config), _typed_groups(raw))
+        missing = OmegaConf.missing_keys(merged)
+        if missing:
+            raise UserError(f"no value for {', '.join(sorted(missing))}: give it as {sorted(missing)[0]}=VALUE")
+        config = OmegaConf.to_object(merged)
+    except OmegaConfBaseException as error:
+        raise UserError(f"config: {str(error).splitlines()[0]} (fields and their meaning: configs/schema.py)") from error
+    assert isinstance(config, schema.Config)
+    check(config)
+    return config
+
+
+def _typed_groups(raw: DictConfig) -> DictConfig:
+    # `+foo=1` gets past Hydra's struct mode; a merge into the bare dataclasses refuses what is not a field.
+    plain = OmegaConf.create(OmegaConf.to_container(raw, resolve=True))
+    typed = {name: OmegaConf.merge(OmegaConf.structured(node), plain.pop(name)) for name, node in GROUPS.items()}
+    return OmegaConf.merge(plain, typed)  # type: ignore[return-value]

@@ -1,0 +1,195 @@
+"""The typed configuration of every command: one dataclass a Hydra group, importable without torch.
+
+Contract: a config that passed `configs.check.check` can be run as far as the machine allows. Every field has its
+meaning, unit and default here; the YAML files of the groups only choose values.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from omegaconf import MISSING
+
+
+@dataclass
+class DataConfig:
+    # Loader: "rendered_openi" (real Open-i reports, X-rays rendered from their MeSH codes) or "r2gen" (annotation.json).
+    name: str = MISSING
+    # Folder of the data set (r2gen: holds annotation.json and images/). Not used by rendered_openi.
+    root: str | None = None
+    # Where rendered images and backbone features are kept between runs.
+    cache_dir: str = "${oc.env:LMRRG_CACHE,.cache}"
+    # Side of the square that every image is brought to, pixels.
+    image_size: int = 224
+    # At most so many studies of each split (null: all).
+    limit_train: int | None = None
+    limit_val: int | None = None
+    limit_test: int | None = None
+    # Bad records: true stops at the first, false skips and counts them.
+    strict: bool = False
+    # Processes that render images and extract features.
+    workers: int = 2
+
+
+@dataclass
+class LLMConfig:
+    # Folder or hub name of a Hugging Face causal LM; null: a small Llama from scratch with a tokenizer trained on the
+    # training reports.
+    path: str | None = None
+    # The rest describes the small Llama.
+    hidden_size: int = 256
+    num_layers: int = 5
+    num_heads: int = 4
+    intermediate_size: int = 704
+    vocab_size: int = 2000
+
+
+@dataclass
+class ModelConfig:
+    llm: LLMConfig = field(default_factory=LLMConfig)
+    # Image backbone, frozen: "efficientnet_lite0".
+    backbone: str = "efficientnet_lite0"
+    # Width of the region extractor and its attention heads.
+    extractor_size: int = 256
+    extractor_heads: int = 4
+    extractor_layers: int = 2
+    # Tokens that describe the whole image, beside one a region.
+    global_tokens: int = 4
+    dropout: float = 0.1
+    # The instruction after the visual tokens.
+    instruction: str = "findings :"
+    # float32 or bfloat16 (GPUs only: slow on CPUs).
+    dtype: str = "float32"
+
+
+@dataclass
+class RolloutConfig:
+    # Rollout actors, each with its own vLLM engine, and torch threads of each.
+    num_actors: int = 1
+    threads: int = 1
+    gpus_per_actor: float = 0.0
+    samples_per_study: int = 8
+    temperature: float = 1.0
+    max_new_tokens: int = 64
+    # Engine: sequences at once, KV cache (MiB), longest prompt + report (tokens).
+    max_num_seqs: int = 128
+    kv_cache_mib: int = 256
+    max_model_len: int = 256
+    # Trajectories may be so many weight versions old; 0: synchronous.
+    max_staleness: int = 0
+    # The longest wait for one request (s), and for an engine to start.
+    timeout_s: float = 300.0
+    start_timeout_s: float = 300.0
+
+
+@dataclass
+class RewardConfig:
+    # "embedded": no download; real MiniLM BERTScore, rule-based graph and labels; not RadCliQ.
+    backend: str = "embedded"
+    # host:port of a server that runs already; null: the run starts its own workers.
+    address: str | None = None
+    num_workers: int = 1
+    threads: int = 1
+    # The reward is -composite, with the composite cut at `clip` from above (null: no cut) ...
+    clip: float | None = 3.0
+    # ... minus these weights times the penalties (outside of the composite), plus the weight of the positive-finding F1.
+    repetition_weight: float = 1.0
+    length_weight: float = 0.5
+    positive_f1_weight: float = 1.0
+    # Deadline of one request (s).
+    timeout_s: float = 60.0
+
+
+@dataclass
+class SFTConfig:
+    # Passes over the training studies for the extractor (region findings, significance) and for the policy.
+    extractor_epochs: float = 4.0
+    epochs: float = 4.0
+    extractor_lr: float = 1e-3
+    lr: float = 1e-3
+    batch_size: int = 16
+    warmup_steps: int = 40
+    weight_decay: float = 0.1
+    # Share of abnormal studies among those drawn.
+    abnormal_fraction: float = 0.7
+    # Weights of the extractor's losses beside the report's cross-entropy.
+    region_weight: float = 1.0
+    significance_weight: float = 0.5
+    attention_weight: float = 0.1
+
+
+@dataclass
+class RLConfig:
+    steps: int = 16
+    studies_per_step: int = 16
+    # Optimizer steps a rollout; with one the clip never acts.
+    minibatches: int = 2
+    lr: float = 2e-4
+    warmup_steps: int = 2
+    # PPO clip below and above, and KL to the warm start (k2 estimator in the loss).
+    clip_low: float = 0.2
+    clip_high: float = 0.28
+    kl_coef: float = 0.02
+    # Importance correction between rollout and learner: ratios above are truncated.
+    importance_cap: float = 2.0
+    abnormal_fraction: float = 0.6
+    checkpoint_every: int = 4
+    keep_checkpoints: int = 2
+
+
+@dataclass
+class LearnerConfig:
+    # DeepSpeed ranks, torch threads and GPUs of each, ZeRO stage.
+    num_ranks: int = 1
+    threads: int = 2
+    gpus_per_rank: float = 0.0
+    zero_stage: int = 1
+    grad_clip: float = 1.0
+    betas: tuple[float, float] = (0.9, 0.95)
+    # Most tokens (prompt + report, padding included) of one micro-batch.
+    micro_batch_tokens: int = 4096
+    timeout_s: float = 900.0
+    sft: SFTConfig = field(default_factory=SFTConfig)
+    rl: RLConfig = field(default_factory=RLConfig)
+
+
+@dataclass
+class ClusterConfig:
+    # Ray address; null: a local Ray of this process.
+    address: str | None = None
+    # CPUs that the local Ray may use (null: all of the machine) and its object store.
+    num_cpus: int | None = None
+    object_store_mib: int = 512
+    # Wait for all actors of the run together (s).
+    start_timeout_s: float = 300.0
+
+
+@dataclass
+class EvalConfig:
+    # Permutations of the shuffle gap, bootstrap draws of every interval.
+    permutations: int = 3
+    bootstrap: int = 2000
+    # Training studies among which the best constant report is chosen, and candidates tried.
+    constant_studies: int = 200
+    constant_candidates: int = 60
+
+
+@dataclass
+class Config:
+    data: DataConfig = MISSING
+    model: ModelConfig = MISSING
+    rollout: RolloutConfig = MISSING
+    reward: RewardConfig = MISSING
+    learner: LearnerConfig = MISSING
+    cluster: ClusterConfig = MISSING
+    evaluation: EvalConfig = field(default_factory=EvalConfig)
+    seed: int = 0
+    # Name of the experiment: part of the run directory.
+    name: str = "demo"
+    output_dir: str = "outputs/${name}/${now:%Y-%m-%d_%H-%M-%S}"
+    # A run directory to go on with, from its latest checkpoint.
+    resume: str | None = None
+    # Print the resolved config and the plan of processes, and stop.
+    dry_run: bool = False
+    # Show tracebacks of user errors.
+    debug: bool = False

@@ -1,0 +1,1 @@
+"""The learner: warm start, reinforcement learning, checkpoints and evaluation, driven by `python -m learner.main`."""

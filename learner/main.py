@@ -1,0 +1,64 @@
+"""`python -m learner.main`: the command line of the whole job.
+
+Contract: composes and checks the config (Hydra), says what is missing before anything starts, makes the run directory,
+and hands over to `learner.job`. A user's mistake ends with its message and status 2, without a traceback
+(`debug=true` shows it).
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import hydra
+from omegaconf import DictConfig, OmegaConf
+
+from configs.load import register, resolve
+from configs.schema import Config
+from learner import plan
+from rrg.errors import UserError
+
+# libgomp's spinning threads would take the cores from the other processes; it reads this when torch is imported.
+os.environ.setdefault("GOMP_SPINCOUNT", "0")
+
+register()
+
+
+@hydra.main(version_base="1.3", config_path="pkg://configs", config_name="config")
+def main(raw: DictConfig) -> None:
+    try:
+        run(resolve(raw))
+    except UserError as error:
+        if raw.debug:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def run(cfg: Config) -> None:
+    """Prints the plan (`dry_run`) or runs the job in its run directory.
+
+    Raises:
+        UserError: something that the config names is missing, or the disk cannot be written.
+    """
+    resolved = OmegaConf.to_yaml(OmegaConf.structured(cfg))
+    if cfg.dry_run:
+        print(resolved)
+        print(plan.describe(cfg))
+        return
+    plan.require(cfg)
+    run_dir = Path(cfg.resume or cfg.output_dir)
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        (run_dir / "config.yaml").write_text(resolved)
+    except OSError as error:
+        raise UserError(f"output_dir: cannot write {run_dir}: {error.strerror}; choose another with output_dir=DIR") from error
+    # Ray, gRPC and the models are imported only now, so that --help and errors answer at once.
+    from learner.job import run_job
+
+    run_job(cfg, run_dir)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,99 @@
+"""The plan of processes of a run: who runs, with how many threads and GPUs, and what is missing for it here.
+
+Contract: pure functions of the config and of what the machine has; starts nothing, imports neither torch nor ray.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from configs.schema import Config
+from rrg.errors import UserError
+
+
+@dataclass(frozen=True)
+class Role:
+    """`count` equal processes; `phase` says when they compute (roles of different phases take turns)."""
+
+    name: str
+    what: str
+    count: int
+    threads: int
+    gpus: float
+    phase: str
+
+
+def roles(cfg: Config) -> list[Role]:
+    """The processes of a run beside the driver, which holds no model."""
+    found = [
+        Role("rollout", "vLLM engine", cfg.rollout.num_actors, cfg.rollout.threads, cfg.rollout.gpus_per_actor, "rollout"),
+        Role("learner", "DeepSpeed rank", cfg.learner.num_ranks, cfg.learner.threads, cfg.learner.gpus_per_rank, "update"),
+    ]
+    if cfg.reward.address is None:
+        found.insert(
+            1, Role("reward", "gRPC reward server", cfg.reward.num_workers, cfg.reward.threads, 0.0, "rollout")
+        )
+    return found
+
+
+def logical_cpus(cfg: Config) -> int:
+    """CPUs that Ray has to grant for every role to start: one a process; the threads take turns by phase."""
+    return sum(role.count for role in roles(cfg))
+
+
+def busy_threads(cfg: Config) -> int:
+    """The most threads that compute at the same time: the sum over the roles of the busiest phase."""
+    by_phase: dict[str, int] = {}
+    for role in roles(cfg):
+        by_phase[role.phase] = by_phase.get(role.phase, 0) + role.count * role.threads
+    return max(by_phase.values())
+
+
+def describe(cfg: Config) -> str:
+    """The plan as lines for a terminal."""
+    cores = os.cpu_count() or 1
+    lines = [f"{'role':<10}{'processes':>10}{'threads':>9}{'GPUs':>6}  computes in  what"]
+    lines += [
+        f"{r.name:<10}{r.count:>10}{r.threads:>9}{r.gpus * r.count:>6g}  {r.phase:<11}  {r.what}" for r in roles(cfg)
+    ]
+    lines.append(f"at most {busy_threads(cfg)} threads compute at once; this machine has {cores} cores")
+    if busy_threads(cfg) > cores and cfg.cluster.address is None:
+        lines.append("more threads than cores: the run works but is slower than with fewer (rollout.threads, learner.threads)")
+    return "\n".join(lines)
+
+
+def require(cfg: Config) -> None:
+    """Stops before anything starts when data or GPUs that the config names are not there.
+
+    Raises:
+        UserError: with everything that is missing, one a line. GPUs of a cluster (cluster.address) are not counted here.
+    """
+    missing: list[str] = []
+    if cfg.data.name == "r2gen":
+        root = Path(cfg.data.root or "")
+        if not (root / "annotation.json").is_file():
+            missing.append(
+                f"data: {root / 'annotation.json'} does not exist; data.root must be the folder that holds "
+                "annotation.json and images/ in R2Gen's form"
+            )
+    path = cfg.model.llm.path
+    if path is not None and path.startswith(("/", "./", "../", "~")) and not (Path(path).expanduser() / "config.json").is_file():
+        missing.append(f"model: model.llm.path={path} is not the folder of a Hugging Face model (no config.json)")
+    if cfg.resume is not None and not Path(cfg.resume).is_dir():
+        missing.append(f"resume: the run directory {cfg.resume} does not exist")
+    need = sum(role.gpus * role.count for role in roles(cfg))
+    have = _local_gpus()
+    if cfg.cluster.address is None and need > have:
+        missing.append(
+            f"GPUs: the config asks for {need:g} (rollout.num_actors x rollout.gpus_per_actor + learner.num_ranks x "
+            f"learner.gpus_per_rank), this machine has {have}; use cluster=ray on a cluster, or rollout=local learner=local"
+        )
+    if missing:
+        raise UserError("cannot start:\n" + "\n".join(f"  - {line}" for line in missing))
+
+
+def _local_gpus() -> int:
+    # The driver's own list, so that neither torch nor a CUDA library has to be loaded.
+    return len(list(Path("/proc/driver/nvidia/gpus").glob("*")))

@@ -1,0 +1,67 @@
+"""What a person sees of a run: one line of progress a phase, and the seconds that each phase took.
+
+Contract: on a terminal a live bar, otherwise plain lines at most every few seconds. Shows numbers and names only,
+never report text.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+PLAIN_INTERVAL_S = 5.0
+
+
+class Show:
+    """Progress of the phases on `console`; `seconds` holds the wall time of each finished or running one."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.seconds: dict[str, float] = {}
+        self._started = time.monotonic()
+        self._bar: Progress | None = None
+        self._tasks: dict[str, int] = {}
+        self._last_plain = 0.0
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Times a phase; phases of the same name add up."""
+        begun = time.monotonic()
+        self.line(f"[bold]{name}[/bold] ...")
+        with Progress(
+            TextColumn("  {task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[info]}"),
+            console=self.console,
+            disable=not self.console.is_terminal,
+        ) as self._bar:
+            self._tasks = {}
+            try:
+                yield
+            finally:
+                self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - begun
+        self.line(f"[bold]{name}[/bold] took {self.seconds[name]:.1f} s")
+
+    def advance(self, what: str, done: int, total: int, metrics: Mapping[str, float] | None = None) -> None:
+        """`done` of `total` pieces of `what` within the running phase."""
+        info = "  ".join(f"{key} {value:.3g}" for key, value in (metrics or {}).items())
+        if self.console.is_terminal and self._bar is not None:
+            if what not in self._tasks:
+                self._tasks[what] = self._bar.add_task(what, total=total, info=info)
+            self._bar.update(self._tasks[what], completed=done, total=total, info=info)  # type: ignore[arg-type]
+            return
+        now = time.monotonic()
+        if done >= total or now - self._last_plain > PLAIN_INTERVAL_S:
+            self._last_plain = now
+            self.line(f"  {what} {done}/{total}  {info}".rstrip())
+
+    def line(self, text: str) -> None:
+        """A line that stays, with the seconds since the start in front."""
+        self.console.print(f"[dim]{time.monotonic() - self._started:7.1f} s[/dim]  {text}", highlight=False)

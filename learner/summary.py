@@ -1,0 +1,200 @@
+"""What a run says about itself at its end: `summary.json`, the table in the terminal, and which goals were reached.
+
+Contract: the table shows nothing that is not in `summary.json`, and names its rows as the file does. The file is strict
+JSON: an undefined measure is null. A goal that was not reached is said to be not reached, with the numbers.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.console import Console, Group
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from configs.schema import EvalConfig
+from learner.bootstrap import Interval
+from learner.controls import CONSTANT
+from learner.evaluate import Evaluation, Metric, compare
+
+FINDING_F1_GOAL = 0.45
+"""The least finding F1 of a warm start that is worth reinforcing: below, the policy hardly sees the image."""
+
+Summary = dict[str, Any]
+"""The content of `summary.json`; see `build_summary`."""
+
+_REWARD_ROWS = ("reward", "reward_abnormal")
+_CLINICAL_ROWS = ("finding_precision", "finding_recall", "finding_f1", "finding_f1_shuffled", "shuffle_gap")
+_TEXT_ROWS = ("bleu1", "bleu2", "bleu3", "bleu4", "rougeL", "unique", "unique_share", "repetition", "words")
+_HIGHER = {*_REWARD_ROWS, *_CLINICAL_ROWS, "bleu1", "bleu2", "bleu3", "bleu4", "rougeL"} - {"finding_f1_shuffled"}
+_ORACLE = "nearest_findings"
+
+
+@dataclass(frozen=True)
+class Goal:
+    """Something that a run should reach, whether it did, and the numbers."""
+
+    goal: str
+    reached: bool
+    detail: str
+
+
+def build_summary(
+    sft: Evaluation,
+    rl: Evaluation,
+    controls: Mapping[str, Evaluation],
+    *,
+    reward_backend: str,
+    images: str,
+    seconds: Mapping[str, float],
+    peak_rss_gb: float,
+    cfg: EvalConfig,
+    seed: int,
+) -> Summary:
+    """The content of `summary.json`, all evaluations being of the same studies and seed.
+
+    {"sft" and "rl": {metric: value}, "controls": {name: {metric: value}},
+    "rl_minus_sft": {metric: [difference, low, high]}, "goals": [{goal, reached, detail}], "reward_backend",
+    "images" (what the X-rays are: "rendered X-rays"), "studies", "finding_truth", "permutations", "bootstrap",
+    "seconds": {phase: s}, "peak_rss_gb"}; metrics as in `Evaluation`.
+    """
+    gains = compare(rl, sft, cfg, seed)
+    constants = {name: controls[name] for name in CONSTANT if name in controls}
+    over_constants = {name: compare(rl, control, cfg, seed)["reward"] for name, control in constants.items()}
+    return {
+        "sft": sft.metrics,
+        "rl": rl.metrics,
+        "controls": {name: control.metrics for name, control in controls.items()},
+        "rl_minus_sft": {name: list(gain) for name, gain in gains.items()},
+        "goals": [asdict(goal) for goal in goals(sft, rl, gains, over_constants)],
+        "reward_backend": reward_backend,
+        "images": images,
+        "studies": len(sft.study_ids),
+        "finding_truth": sft.finding_truth,
+        "permutations": cfg.permutations,
+        "bootstrap": cfg.bootstrap,
+        "seconds": dict(seconds),
+        "peak_rss_gb": peak_rss_gb,
+    }
+
+
+def goals(
+    sft: Evaluation, rl: Evaluation, gains: Mapping[str, Interval], over_constants: Mapping[str, Interval]
+) -> list[Goal]:
+    """What is asked of the warm start and of RL; `over_constants` is RL's reward minus every constant control's."""
+    gap = sft.statistics["shuffle_gap"].value, *_numbers(sft.metrics["shuffle_gap"])[1:]
+    f1 = sft.statistics["finding_f1"].value
+    reward = gains["reward"]
+    return [
+        Goal("warm start: shuffle gap above 0", gap[1] > 0, _spread(Interval(*gap))),
+        Goal(f"warm start: finding F1 at least {FINDING_F1_GOAL}", f1 >= FINDING_F1_GOAL, f"{f1:.3f}"),
+        Goal("RL: reward above the warm start's", reward.low > 0, _spread(reward)),
+        Goal(
+            "RL: reward above every constant control's",
+            bool(over_constants) and all(over.value > 0 for over in over_constants.values()),
+            "; ".join(f"{_title(name)}: {_spread(over)}" for name, over in over_constants.items()) or "no such control",
+        ),
+        _not_lower("finding_f1", "finding F1", gains),
+        _not_lower("shuffle_gap", "shuffle gap", gains),
+    ]
+
+
+def write_summary(path: Path, summary: Summary) -> None:
+    """Writes `summary.json`; raises ValueError for a number that JSON cannot hold (NaN, infinity)."""
+    text = json.dumps(summary, indent=2, allow_nan=False)
+    path.write_text(text + "\n", encoding="utf-8")
+
+
+def print_summary(summary: Summary, console: Console) -> None:
+    """Prints the table, the goals, and the time and memory that the run took; about 110 columns wide."""
+    header, rows = table_cells(summary)
+    table = Table(box=box.SIMPLE_HEAD, title=table_title(summary), title_justify="left", title_style="bold")
+    table.add_column(header[0], min_width=20, max_width=24)
+    for name in header[1:]:
+        table.add_column(name, justify="right", min_width=6)
+    for cells in rows:
+        table.add_row(*cells)
+    seconds = ", ".join(f"{phase} {s:.0f} s" for phase, s in summary["seconds"].items())
+    lines = [_goal_line(Goal(**goal)) for goal in summary["goals"]]
+    lines.append(Text(f"{seconds}; at most {summary['peak_rss_gb']:.1f} GB of memory"))
+    console.print(Group(table, Padding(Group(*lines), (0, 0, 1, 1))))
+
+
+def markdown_table(summary: Summary) -> str:
+    """The same table for a README, title, goals and all."""
+    header, rows = table_cells(summary)
+    rule = ["---"] + ["---:"] * (len(header) - 1)
+    table = "\n".join("| " + " | ".join(cells) + " |" for cells in [header, rule, *rows])
+    reached = "\n".join("- " + _goal_line(Goal(**goal)).plain for goal in summary["goals"])
+    return f"**{table_title(summary)}**\n\n{table}\n\n{reached}\n"
+
+
+def table_title(summary: Summary) -> str:
+    """How many studies, what the X-rays and the reward really are."""
+    return f"{summary['studies']} held-out test studies, {summary['images']}, {summary['reward_backend']} reward"
+
+
+def table_cells(summary: Summary) -> tuple[list[str], list[list[str]]]:
+    """The table as text: its column titles, and one row a metric (three for the shuffle gap, with its interval)."""
+    titles = [_title(name) for name in summary["controls"]]
+    header = [f"{summary['images']}, {summary['reward_backend']} reward", "warm start", "RL"]
+    header += ["RL - warm start [95 %]", *titles]
+    systems: list[Mapping[str, Metric]] = [summary["sft"], summary["rl"], *summary["controls"].values()]
+    rows: list[list[str]] = []
+    for name in _row_names(summary["sft"]):
+        values = [metrics.get(name) for metrics in systems]
+        gain = summary["rl_minus_sft"].get(name)
+        label = f"{name} ↑" if name in _HIGHER else name
+        rows.append(_row(label, values, _spread(Interval(*gain)) if gain else ""))
+        if name == "shuffle_gap":
+            rows.append(_row("  95 % from", [_numbers(value)[1] for value in values]))
+            rows.append(_row("  95 % to", [_numbers(value)[2] for value in values]))
+    return header, rows
+
+
+def _row(label: str, values: Sequence[Metric], gain: str = "") -> list[str]:
+    cells = [_cell(value) for value in values]
+    return [label, *cells[:2], gain, *cells[2:]]
+
+
+def _row_names(metrics: Mapping[str, Metric]) -> list[str]:
+    known = {*_REWARD_ROWS, *_CLINICAL_ROWS, *_TEXT_ROWS}
+    components = [name for name in metrics if name not in known]
+    return [*_REWARD_ROWS, *components, *_CLINICAL_ROWS, *_TEXT_ROWS]
+
+
+def _not_lower(name: str, words: str, gains: Mapping[str, Interval]) -> Goal:
+    """Judged by the measured values, as the interval of a small test set would excuse nearly every loss."""
+    return Goal(f"RL: {words} not lower than the warm start's", gains[name].value >= 0, _spread(gains[name]))
+
+
+def _goal_line(goal: Goal) -> Text:
+    mark, style = ("reached    ", "green") if goal.reached else ("not reached", "bold yellow")
+    return Text.assemble((mark, style), f"  {goal.goal}: {goal.detail}")
+
+
+def _title(control: str) -> str:
+    return control.replace("_", " ") + (" (oracle)" if control == _ORACLE else "")
+
+
+def _numbers(metric: Metric) -> list[float]:
+    if not isinstance(metric, list):
+        raise TypeError(f"expected [value, low, high], got {metric!r}")
+    return metric
+
+
+def _cell(metric: Metric) -> str:
+    number = metric[0] if isinstance(metric, list) else metric
+    if number is None:
+        return "-"
+    return f"{number:.0f}" if abs(number) >= 100 else f"{number:.1f}" if abs(number) >= 10 else f"{number:.3f}"
+
+
+def _spread(interval: Interval) -> str:
+    return "{:+.3f} [{:+.3f}, {:+.3f}]".format(*interval)

@@ -1,0 +1,80 @@
+"""The record of a run's numbers: `metrics.jsonl` (always) and TensorBoard event files, and its peak memory.
+
+Contract: one row a step, `{"phase", "step", metric: number}`; rows of steps that a resumed run will do again are dropped
+first, so that no step stands there twice. Numbers only, never report text.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+
+import psutil
+from tensorboardX import SummaryWriter
+
+PHASES = ("warm_start", "rl", "evaluation")
+
+
+class Tracker:
+    """Appends rows; `resume_at` = (phase, step) of the checkpoint that the run goes on from."""
+
+    def __init__(self, run_dir: Path, resume_at: tuple[str, int] | None = None) -> None:
+        self._path = run_dir / "metrics.jsonl"
+        if resume_at is not None and self._path.exists():
+            kept = [line for line in self._path.read_text().splitlines() if _before(json.loads(line), resume_at)]
+            self._path.write_text("".join(line + "\n" for line in kept))
+        self._file = self._path.open("a")
+        self._board = SummaryWriter(
+            str(run_dir / "tensorboard"), purge_step=None if resume_at is None else resume_at[1] + 1
+        )
+
+    def log(self, phase: str, step: int, metrics: Mapping[str, float]) -> None:
+        """Writes one row, to the disk at once."""
+        self._file.write(json.dumps({"phase": phase, "step": step, **metrics}) + "\n")
+        self._file.flush()
+        for name, value in metrics.items():
+            self._board.add_scalar(f"{phase}/{name}", value, step)
+
+    def close(self) -> None:
+        self._file.close()
+        self._board.close()
+
+
+def _before(row: Mapping[str, object], at: tuple[str, int]) -> bool:
+    phase, step = row["phase"], row["step"]
+    assert isinstance(phase, str) and isinstance(step, int)
+    order, limit = PHASES.index(phase), PHASES.index(at[0])
+    return order < limit or (order == limit and step <= at[1])
+
+
+class PeakMemory:
+    """Samples the memory of this process and all of its descendants (proportional set size, GB) while it is open."""
+
+    def __init__(self, every_s: float = 3.0) -> None:
+        self.peak_gb = 0.0
+        self._every_s = every_s
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="peak-memory", daemon=True)
+
+    def __enter__(self) -> PeakMemory:
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self._stop.set()
+        self._thread.join(timeout=10.0)
+
+    def _watch(self) -> None:
+        while not self._stop.wait(self._every_s):
+            me = psutil.Process()
+            self.peak_gb = max(self.peak_gb, sum(_pss(p) for p in [me, *me.children(recursive=True)]) / 1e9)
+
+
+def _pss(process: psutil.Process) -> int:
+    try:
+        return int(process.memory_full_info().pss)
+    except (psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
+        return 0  # It ended between the listing and the reading.

@@ -1,0 +1,65 @@
+"""Sentences and words of a report, with their places in the text.
+
+Contract: pure functions of the text. Everything later is computed a sentence at a time, because the order of the
+sentences of a report carries no meaning and because sentences repeat, so that their results can be cached.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+# A full stop ends a sentence unless a digit follows at once (1.5 cm).
+_SENTENCE_END = re.compile(r"(?:[.!?]+(?=\s|$|[A-Z])|\n+)")
+_WORD = re.compile(r"[a-z]+(?:'[a-z]+)?|\d+(?:\.\d+)?|[,;:/()]")
+_IRREGULAR = {
+    "pneumothoraces": "pneumothorax",
+    "hydropneumothoraces": "hydropneumothorax",
+    "vertebrae": "vertebra",
+    "apices": "apex",
+    "hila": "hilum",
+    "bronchi": "bronchus",
+    "bullae": "bulla",
+    "pleurae": "pleura",
+    "sulci": "sulcus",
+    "sequelae": "sequela",
+    "foci": "focus",
+    "bases": "base",
+    "atria": "atrium",
+    "aerated": "aerated",
+}
+# Endings that look like a plural and are none.
+_NO_PLURAL = ("ss", "us", "is", "as", "xs")
+
+
+@dataclass(frozen=True)
+class Word:
+    """A word or a punctuation mark: its base form and its place [start, end) in the sentence's text."""
+
+    base: str
+    start: int
+    end: int
+
+
+def base_form(word: str) -> str:
+    """Singular of a lower-case English noun by spelling alone; other words come back as they are."""
+    if word in _IRREGULAR:
+        return _IRREGULAR[word]
+    if len(word) <= 3 or not word.endswith("s") or word.endswith(_NO_PLURAL):
+        return word
+    if word.endswith("ies"):
+        return word[:-3] + "y"
+    if word.endswith(("sses", "xes", "shes", "ches")):
+        return word[:-2]
+    return word[:-1]
+
+
+def sentences(text: str) -> list[str]:
+    """The sentences of a report with single spaces, without their final marks; empty ones are left out."""
+    pieces = (" ".join(piece.split()) for piece in _SENTENCE_END.split(text))
+    return [piece for piece in pieces if re.search(r"\w", piece)]
+
+
+def words(sentence: str) -> list[Word]:
+    """Words and clause marks of a sentence; hyphens separate words."""
+    return [Word(base_form(match[0]), match.start(), match.end()) for match in _WORD.finditer(sentence.lower())]

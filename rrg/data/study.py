@@ -1,0 +1,71 @@
+"""A study: the X-rays of one examination with its report, and what is known about its regions.
+
+Contract: every loader in `rrg.data` yields `Study`; nothing downstream knows which format it came from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+Split = Literal["train", "val", "test"]
+View = Literal["frontal", "lateral"]
+
+
+@dataclass(frozen=True)
+class Image:
+    """One X-ray on disk; decoded only when asked for."""
+
+    path: Path
+    view: View
+
+
+@dataclass(frozen=True)
+class Report:
+    """The sections of a radiology report; a missing section is the empty string."""
+
+    findings: str = ""
+    impression: str = ""
+    indication: str = ""
+    comparison: str = ""
+
+
+@dataclass(frozen=True)
+class Box:
+    """A region's bounding box as fractions of the image's width and height, 0 <= x0 < x1 <= 1."""
+
+    x0: float
+    y0: float
+    x1: float
+    y1: float
+
+
+@dataclass(frozen=True)
+class Study:
+    """One examination.
+
+    `findings` are the codes of `rrg.data.findings.FINDINGS` that hold for the study (empty: normal),
+    `region_findings` the same by anatomical region, `boxes` where the regions lie in the first frontal image.
+    Each is None where the source does not tell.
+    """
+
+    id: str
+    split: Split
+    images: tuple[Image, ...]
+    report: Report
+    source: str
+    findings: frozenset[str] | None = None
+    region_findings: Mapping[str, frozenset[str]] | None = None
+    boxes: Mapping[str, Box] | None = None
+
+    @property
+    def target(self) -> str:
+        """The text that the policy learns to write: the findings section."""
+        return self.report.findings
+
+    @property
+    def abnormal(self) -> bool:
+        """Whether any finding is known to hold."""
+        return bool(self.findings)

@@ -1,0 +1,186 @@
+"""The region feature extractor of LM-RRG: from patch features to one token a region, for a language model to read.
+
+Contract: `RegionExtractor` reads any number of views and always gives the same number of tokens. The region queries
+are the language model's own encodings of the region descriptions; they lie in the buffer `region_queries`, so that
+they travel with the weights.
+
+The way of a region: its query attends to the patches (cross-attention), then to the other regions (self-attention),
+then a feed-forward layer. From its state come the significance (is anything abnormal here), the findings, and a
+token of the language model's width. The token's content is weighted by the significance, so that medically
+significant regions weigh more (`gated_tokens`), and it carries the embeddings of the region's findings weighted by
+their probabilities: the words that a report is made of are easier to read off than off visual features alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from rrg.model.features import VIEW_CODES, FeatureBatch
+
+
+@dataclass(frozen=True)
+class ExtractorShape:
+    """Sizes of an extractor: all that is needed to build one before its weights are loaded."""
+
+    patch_channels: int
+    grid: int
+    size: int
+    heads: int
+    layers: int
+    dropout: float
+    global_tokens: int
+    regions: int
+    findings: int
+    hidden: int
+
+
+@dataclass(frozen=True)
+class RegionOutput:
+    """What the extractor sees; R regions, G global tokens, F findings, H the language model's width, N patches.
+
+    `significance` [B, R], `findings` [B, R, F] and `study_findings` [B, F] are logits. `base` and `content`
+    [B, R, H] make up the region tokens, `global_tokens` is [B, G, H]. `attention` [B, R, N] is the last layer's,
+    averaged over heads: it sums to one over the patches.
+    """
+
+    significance: Tensor
+    findings: Tensor
+    study_findings: Tensor
+    base: Tensor
+    content: Tensor
+    global_tokens: Tensor
+    attention: Tensor
+
+    def gated_tokens(self) -> Tensor:
+        """Region tokens [B, R, H]: what a region is, plus its content as far as it is significant."""
+        return self.base + torch.sigmoid(self.significance)[..., None] * self.content
+
+    def repeat(self, times: int) -> RegionOutput:
+        """Each study `times` times in a row (several reports of one study share one pass of the extractor)."""
+        if times == 1:
+            return self
+        return RegionOutput(**{name: value.repeat_interleave(times, dim=0) for name, value in vars(self).items()})
+
+
+class Attention(nn.Module):
+    """Multi-head attention that also returns its weights, since the boxes supervise them."""
+
+    def __init__(self, size: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.query = nn.Linear(size, size)
+        self.key = nn.Linear(size, size)
+        self.value = nn.Linear(size, size)
+        self.out = nn.Linear(size, size)
+
+    def forward(self, x: Tensor, context: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """`x` [B, Q, D] attends to `context` [B, K, D] where `mask` [B, K]: ([B, Q, D], weights [B, heads, Q, K])."""
+        query, key, value = (
+            part.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            for part in (self.query(x), self.key(context), self.value(context))
+        )
+        scores = query @ key.transpose(-1, -2) / query.shape[-1] ** 0.5
+        if mask is not None:
+            scores = scores.masked_fill(~mask[:, None, None, :], -torch.inf)
+        weights = scores.softmax(-1)
+        mixed: Tensor = (weights @ value).transpose(1, 2).flatten(2)
+        return self.out(mixed), weights
+
+
+class RegionLayer(nn.Module):
+    """Cross-attention to the patches, self-attention among the queries, feed-forward; pre-norm and residual."""
+
+    def __init__(self, size: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.cross_norm, self.self_norm, self.forward_norm = (nn.LayerNorm(size) for _ in range(3))
+        self.cross = Attention(size, heads)
+        self.among = Attention(size, heads)
+        self.feed_forward = nn.Sequential(
+            nn.Linear(size, 2 * size), nn.GELU(), nn.Dropout(dropout), nn.Linear(2 * size, size)
+        )
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, patches: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        seen, weights = self.cross(self.cross_norm(x), patches, mask)
+        x = x + self.dropout(seen)
+        normed = self.self_norm(x)
+        x = x + self.dropout(self.among(normed, normed)[0])
+        return x + self.dropout(self.feed_forward(self.forward_norm(x))), weights
+
+
+class PatchEncoder(nn.Module):
+    """Backbone features to the extractor's width, with position, view, and a look at the neighbouring patches."""
+
+    def __init__(self, shape: ExtractorShape) -> None:
+        super().__init__()
+        self.grid = shape.grid
+        self.norm = nn.LayerNorm(shape.patch_channels)
+        self.project = nn.Linear(shape.patch_channels, shape.size)
+        self.position = nn.Parameter(torch.randn(shape.grid**2, shape.size) * 0.02)
+        self.view = nn.Embedding(len(VIEW_CODES), shape.size)
+        self.neighbours = nn.Conv2d(shape.size, shape.size, 3, padding=1, groups=shape.size)
+        self.out_norm = nn.LayerNorm(shape.size)
+
+    def forward(self, batch: FeatureBatch) -> Tensor:
+        """[B, N, size]."""
+        x = self.project(self.norm(batch.values)).unflatten(1, (-1, self.grid**2))
+        x = (x + self.position).flatten(1, 2) + self.view(batch.views)
+        maps = x.unflatten(1, (-1, self.grid, self.grid)).flatten(0, 1).permute(0, 3, 1, 2)
+        around = self.neighbours(maps).permute(0, 2, 3, 1).reshape(x.shape)
+        normed: Tensor = self.out_norm(x + F.gelu(around))
+        return normed
+
+
+class RegionExtractor(nn.Module):
+    def __init__(self, shape: ExtractorShape) -> None:
+        super().__init__()
+        self.shape = shape
+        size, hidden = shape.size, shape.hidden
+        self.region_queries: Tensor
+        self.register_buffer("region_queries", torch.zeros(shape.regions, hidden))
+        self.query_norm = nn.LayerNorm(hidden)
+        self.query_project = nn.Linear(hidden, size)
+        self.global_queries = nn.Parameter(torch.randn(shape.global_tokens, size) * 0.5)
+        self.patches = PatchEncoder(shape)
+        self.layers = nn.ModuleList(RegionLayer(size, shape.heads, shape.dropout) for _ in range(shape.layers))
+        self.norm = nn.LayerNorm(size)
+        self.significance = nn.Linear(size, 1)
+        self.region_findings = nn.Linear(size, shape.findings)
+        self.study_findings = nn.Linear(size, shape.findings)
+        self.base = nn.Linear(size, hidden)
+        self.content = nn.Linear(size, hidden)
+        self.global_content = nn.Linear(size, hidden)
+        self.finding_embeddings = nn.Embedding(shape.findings, hidden)
+
+    def set_token_scale(self, std: float) -> None:
+        """Starts visual tokens at the standard deviation of the language model's token embeddings."""
+        size = self.shape.size
+        for layer in (self.base, self.content, self.global_content):
+            nn.init.normal_(layer.weight, std=std / size**0.5)
+            nn.init.zeros_(layer.bias)
+        nn.init.normal_(self.finding_embeddings.weight, std=std)
+
+    def forward(self, batch: FeatureBatch) -> RegionOutput:
+        patches = self.patches(batch)
+        queries = torch.cat([self.query_project(self.query_norm(self.region_queries)), self.global_queries])
+        x = queries.expand(len(batch), -1, -1)
+        weights = patches.new_zeros(0)
+        for layer in self.layers:
+            x, weights = layer(x, patches, batch.mask)
+        regions, whole = self.norm(x).split([self.shape.regions, self.shape.global_tokens], dim=1)
+        findings = self.region_findings(regions)
+        study_findings = self.study_findings(whole.mean(1)) + findings.logsumexp(1)
+        embeddings = self.finding_embeddings.weight
+        return RegionOutput(
+            significance=self.significance(regions)[..., 0],
+            findings=findings,
+            study_findings=study_findings,
+            base=self.base(queries[: self.shape.regions]).expand(len(batch), -1, -1),
+            content=self.content(regions) + torch.sigmoid(findings) @ embeddings,
+            global_tokens=self.global_content(whole) + (torch.sigmoid(study_findings) @ embeddings)[:, None],
+            attention=weights[:, :, : self.shape.regions].mean(1),
+        )

@@ -1,0 +1,188 @@
+"""The rollout engine against transformers, under bad inputs, and across weight updates."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from actors.engine import EngineError, Prompt, PromptError, RolloutEngine, Sample, Sampling, WeightsError
+from tests.actors.conftest import EOS, HIDDEN, named_arrays
+
+SAMPLING = Sampling(max_new_tokens=16, eos=EOS)
+GREEDY = Sampling(max_new_tokens=16, eos=EOS, greedy=True)
+
+
+def make_prompts(count: int, length: int = 40, samples: int = 1) -> list[Prompt]:
+    generator = np.random.default_rng(0)
+    embeds = generator.normal(size=(count, length, HIDDEN)).astype(np.float32)
+    return [Prompt(embeds[i // samples], seed=1000 + i) for i in range(count * samples)]
+
+
+def run(engine: RolloutEngine, prompts: list[Prompt], sampling: Sampling = SAMPLING) -> list[Sample]:
+    return sorted(engine.generate(prompts, sampling), key=lambda sample: sample.index)
+
+
+@torch.no_grad()
+def reference_logprobs(model: Any, prompt: Prompt, token_ids: np.ndarray, temperature: float) -> np.ndarray:
+    ids = torch.as_tensor(token_ids, dtype=torch.long)[None]
+    embeds = torch.cat([torch.as_tensor(prompt.embeds)[None], model.get_input_embeddings()(ids)], dim=1)
+    logits = model(inputs_embeds=embeds).logits[0, len(prompt.embeds) - 1 : -1] / temperature
+    return logits.log_softmax(-1).gather(-1, ids[0, :, None])[:, 0].numpy()
+
+
+@torch.no_grad()
+def reference_greedy(model: Any, prompt: Prompt, max_new_tokens: int) -> list[int]:
+    out = model.generate(
+        inputs_embeds=torch.as_tensor(prompt.embeds)[None], do_sample=False, max_new_tokens=max_new_tokens,
+        eos_token_id=EOS, pad_token_id=0,
+    )  # fmt: skip
+    return [int(token) for token in out[0]]
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_logprobs_are_those_of_transformers(engine: RolloutEngine, llama: Any, temperature: float) -> None:
+    prompts = make_prompts(8)
+    samples = run(engine, prompts, Sampling(max_new_tokens=16, eos=EOS, temperature=temperature))
+    assert [sample.index for sample in samples] == list(range(8))
+    for prompt, sample in zip(prompts, samples, strict=True):
+        expected = reference_logprobs(llama, prompt, sample.token_ids, temperature)
+        np.testing.assert_allclose(sample.logprobs, expected, atol=1e-4)
+
+
+def test_a_seeded_sample_is_the_same_alone_and_in_any_batch(engine: RolloutEngine) -> None:
+    prompts = make_prompts(5, samples=6)
+    together = run(engine, prompts)
+    assert len({tuple(sample.token_ids) for sample in together}) > 20, "samples of a study have to differ"
+    for index in (0, 7, 29):
+        (alone,) = run(engine, [prompts[index]])
+        assert alone.token_ids.tolist() == together[index].token_ids.tolist()
+        np.testing.assert_allclose(alone.logprobs, together[index].logprobs, atol=1e-5)
+    order = list(range(len(prompts)))
+    random.Random(0).shuffle(order)
+    shuffled = run(engine, [prompts[i] for i in order])
+    for position, index in enumerate(order):
+        assert shuffled[position].token_ids.tolist() == together[index].token_ids.tolist()
+
+
+def test_the_same_call_gives_the_same_bits(engine: RolloutEngine) -> None:
+    prompts = make_prompts(5, samples=6)
+    first, _, again = run(engine, prompts), run(engine, make_prompts(3, length=33)), run(engine, prompts)
+    for a, b in zip(first, again, strict=True):
+        assert a.token_ids.tobytes() == b.token_ids.tobytes()
+        assert a.logprobs.tobytes() == b.logprobs.tobytes()
+
+
+def test_greedy_reports_are_those_of_transformers(engine: RolloutEngine, llama: Any) -> None:
+    prompts = make_prompts(4)
+    for prompt, sample in zip(prompts, run(engine, prompts, GREEDY), strict=True):
+        assert sample.token_ids.tolist() == reference_greedy(llama, prompt, 16)
+
+
+def test_a_sample_ends_with_the_eos_token_or_at_the_length_limit(engine: RolloutEngine) -> None:
+    samples = run(engine, make_prompts(8, samples=8), Sampling(max_new_tokens=60, eos=EOS))
+    assert {sample.finish_reason for sample in samples} == {"stop", "length"}
+    for sample in samples:
+        stopped = sample.finish_reason == "stop"
+        assert (sample.token_ids[-1] == EOS) == stopped
+        assert EOS not in sample.token_ids[:-1]
+        assert stopped or len(sample.token_ids) == 60
+        assert len(sample.logprobs) == len(sample.token_ids)
+
+
+def test_finished_samples_are_handed_on_while_others_run(engine: RolloutEngine) -> None:
+    stream = engine.generate(make_prompts(8, samples=8), Sampling(max_new_tokens=60, eos=EOS))
+    first = next(stream)
+    assert first.finish_reason == "stop"
+    assert engine._llm.get_num_unfinished_requests() > 0
+    assert len(list(stream)) == 63
+
+
+def test_leaving_early_drops_the_rest_and_the_engine_serves_on(engine: RolloutEngine) -> None:
+    before = run(engine, make_prompts(4))
+    stream = engine.generate(make_prompts(8, samples=8), Sampling(max_new_tokens=60, eos=EOS))
+    next(stream)
+    with pytest.raises(EngineError, match="busy"):
+        engine.generate(make_prompts(1), SAMPLING)
+    stream.close()  # type: ignore[attr-defined]
+    assert [s.token_ids.tolist() for s in run(engine, make_prompts(4))] == [s.token_ids.tolist() for s in before]
+
+
+@pytest.mark.parametrize(
+    ("embeds", "reason"),
+    [
+        (np.full((40, HIDDEN), np.nan, dtype=np.float32), "NaN"),
+        (np.full((40, HIDDEN), np.inf, dtype=np.float32), "NaN or infinite"),
+        (np.zeros((40, HIDDEN + 1), dtype=np.float32), "expected"),
+        (np.zeros((HIDDEN,), dtype=np.float32), "expected"),
+        (np.zeros((0, HIDDEN), dtype=np.float32), "expected"),
+        (np.zeros((113, HIDDEN), dtype=np.float32), "max_model_len=128"),
+    ],
+)
+def test_bad_embeds_are_refused_and_the_engine_serves_on(
+    engine: RolloutEngine, embeds: np.ndarray, reason: str
+) -> None:
+    before = run(engine, make_prompts(4))
+    with pytest.raises(PromptError, match=reason):
+        engine.generate([*make_prompts(4), Prompt(embeds, seed=0)], SAMPLING)
+    after = run(engine, make_prompts(4))
+    assert [s.logprobs.tobytes() for s in after] == [s.logprobs.tobytes() for s in before]
+
+
+def test_new_weights_give_the_new_models_reports_and_nothing_cached_of_the_old(
+    engine: RolloutEngine, llama: Any, other_llama: Any
+) -> None:
+    prompts = make_prompts(4, samples=2)
+    for model, version in ((llama, 1), (other_llama, 2), (llama, 3)):
+        engine.load_weights(named_arrays(model), version)
+        assert engine.version == version
+        for prompt, sample in zip(prompts, run(engine, prompts, GREEDY), strict=True):
+            assert sample.token_ids.tolist() == reference_greedy(model, prompt, 16)
+
+
+def test_prompt_logprobs_are_those_of_the_weights_in_force(engine: RolloutEngine, llama: Any, other_llama: Any) -> None:
+    ids = list(range(3, 40))
+    for model in (llama, other_llama):
+        engine.load_weights(named_arrays(model), 1)
+        with torch.no_grad():
+            logprobs = model(torch.tensor([ids])).logits[0, :-1].log_softmax(-1)
+        expected = logprobs[torch.arange(len(ids) - 1), torch.tensor(ids[1:])].numpy()
+        np.testing.assert_allclose(engine.prompt_logprobs(ids), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("fault", ["missing", "fused part missing", "unknown", "shape", "NaN"])
+def test_faulty_weights_are_refused_and_the_old_ones_serve_on(
+    engine: RolloutEngine, other_llama: Any, fault: str
+) -> None:
+    before = run(engine, make_prompts(4))
+    weights = named_arrays(other_llama)
+    name = "model.layers.1.self_attn.k_proj.weight"
+    if fault == "missing":
+        del weights["lm_head.weight"]
+    elif fault == "fused part missing":
+        del weights[name]
+    elif fault == "unknown":
+        weights["vision.weight"] = weights[name]
+    elif fault == "shape":
+        weights[name] = weights[name][:32]
+    else:
+        weights[name][3, 3] = np.nan
+    with pytest.raises(WeightsError, match="version 9"):
+        engine.load_weights(weights, version=9)
+    assert engine.version == 0
+    assert [s.logprobs.tobytes() for s in run(engine, make_prompts(4))] == [s.logprobs.tobytes() for s in before]
+
+
+def test_a_model_that_overflows_fails_its_samples_and_leaves_no_nan_behind(engine: RolloutEngine, llama: Any) -> None:
+    before = run(engine, make_prompts(4))
+    weights = named_arrays(llama)
+    for layer in (0, 1):
+        weights[f"model.layers.{layer}.self_attn.k_proj.weight"][:] = 3e38
+        weights[f"model.layers.{layer}.self_attn.v_proj.weight"][:] = 3e38
+    engine.load_weights(weights, version=1)
+    assert all(sample.failed and "NaN" in sample.failed for sample in run(engine, make_prompts(4)))
+    engine.load_weights(named_arrays(llama), version=2)
+    assert [s.logprobs.tobytes() for s in run(engine, make_prompts(4))] == [s.logprobs.tobytes() for s in before]
