@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import ray
 from rich.console import Console
 
@@ -33,6 +35,10 @@ from rrg.data.study import Study
 from rrg.model.backbone import FeatureStore
 
 
+# What the live line of an RL step shows.
+SHOWN = ("reward_mean", "kl", "entropy", "seconds_rollout", "seconds_reward_wait", "seconds_update", "seconds_sync")
+
+
 def run_job(cfg: Config, run_dir: Path) -> None:
     """Runs every phase that the run directory does not hold yet, and writes and prints the summary."""
     show = Show(Console())
@@ -41,9 +47,10 @@ def run_job(cfg: Config, run_dir: Path) -> None:
         with show.phase("data"):
             studies, store = prepare_data(cfg, show)
         with show.phase("set-up"):
-            stack = _start(cfg, run_dir, show)
-        with stack as (algo, client):
-            resume(cfg, run_dir, algo, show)
+            stack = ExitStack()
+            algo, client = stack.enter_context(_started(cfg, run_dir, show))
+        with stack:
+            resume(cfg, algo, show, run_dir)
             tracker = Tracker(run_dir, resume_at=algo.position if cfg.resume else None)
             with show.phase("warm start"):
                 warm_start(algo, tracker, show)
@@ -60,7 +67,7 @@ def run_job(cfg: Config, run_dir: Path) -> None:
             tracker.close()
             backend = client.describe().backend
     summary = build_summary(
-        sft, rl, constant, backend, _images(cfg), show.seconds, memory.peak_gb, cfg.evaluation, cfg.seed
+        sft, rl, constant, backend, cfg.data.name, show.seconds, memory.peak_gb, cfg.evaluation, cfg.seed
     )
     write_summary(run_dir / "summary.json", summary)
     print_summary(summary, show.console)
@@ -99,3 +106,93 @@ def _started(cfg: Config, run_dir: Path, show: Show) -> Iterator[tuple[ReportRL,
                 algo.stop()
     finally:
         ray.shutdown()
+
+
+def _local_ray(cfg: Config) -> dict[str, object]:
+    # Ray counts one CPU a process; the phases of a synchronous run take turns, so processes may outnumber cores.
+    cores = cfg.cluster.num_cpus or os.cpu_count() or 1
+    return {
+        "num_cpus": max(cores, plan.logical_cpus(cfg)),
+        "object_store_memory": cfg.cluster.object_store_mib << 20,
+        "include_dashboard": False,
+    }
+
+
+def resume(cfg: Config, algo: ReportRL, show: Show, run_dir: Path) -> None:
+    """Goes on from the run directory's latest complete checkpoint when the config asks for it."""
+    if cfg.resume is None:
+        return
+    checkpoint = latest_checkpoint(run_dir / "checkpoints")
+    if checkpoint is None:
+        show.line("no complete checkpoint here: starting from the beginning")
+        return
+    algo.restore_run(checkpoint)
+    show.line(f"resumed from {checkpoint.name}: warm start {algo.sft_step} steps, RL {algo.rl_step} steps done")
+
+
+def warm_start(algo: ReportRL, tracker: Tracker, show: Show) -> None:
+    """Supervised fine-tuning up to the end of its schedule (nothing if a resumed run had finished it)."""
+
+    def progress(done: int, total: int, metrics: Mapping[str, float]) -> None:
+        show.advance("warm-start steps", done, total, metrics)
+        tracker.log("warm_start", done, metrics)
+
+    algo.warm_start(progress)
+
+
+def reinforce(cfg: Config, run_dir: Path, algo: ReportRL, tracker: Tracker, show: Show) -> None:
+    """Policy-gradient steps up to `learner.rl.steps`, with a checkpoint every few."""
+    rl = cfg.learner.rl
+    algo.begin_rl()
+    while algo.rl_step < rl.steps:
+        metrics = algo.train()["report_rl"]
+        tracker.log("rl", algo.rl_step, metrics)
+        show.advance("RL steps", algo.rl_step, rl.steps, {name: metrics[name] for name in SHOWN if name in metrics})
+        if algo.rl_step % rl.checkpoint_every == 0 or algo.rl_step == rl.steps:
+            algo.save_run(run_dir / "checkpoints")
+
+
+def evaluate_policy(
+    cfg: Config, run_dir: Path, name: str, algo: ReportRL, client: RewardClient, studies: StudySet
+) -> Evaluation:
+    """Greedy reports for the test studies, kept in `samples_NAME.jsonl`, and their measures.
+
+    A resumed run takes the reports from that file, for the weights that wrote them are gone.
+    """
+    test = studies.split("test")
+    path = run_dir / f"samples_{name}.jsonl"
+    if path.exists():
+        texts = {row["id"]: row["hypothesis"] for row in map(json.loads, path.read_text().splitlines())}
+    else:
+        texts = {t.study_id: t.text for t in algo.generate([study.id for study in test], greedy=True)}
+        rows = [{"id": s.id, "reference": s.target, "hypothesis": texts[s.id]} for s in test]
+        partial_path = path.with_suffix(".tmp")
+        partial_path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        partial_path.replace(path)
+    return _evaluate(cfg, client, test, [texts[study.id] for study in test])
+
+
+def evaluate_controls(
+    cfg: Config, client: RewardClient, studies: StudySet, store: FeatureStore
+) -> dict[str, Evaluation]:
+    """The measures of reports that need no policy: constants and nearest neighbours (`learner.controls`)."""
+    train, test = studies.split("train"), studies.split("test")
+    reward = partial(reward_from_components, cfg=cfg.reward)
+    texts = controls.all_controls(
+        train, test, _pooled(store, train), _pooled(store, test), client.score, reward, cfg.evaluation, cfg.seed
+    )
+    return {name: _evaluate(cfg, client, test, hypotheses) for name, hypotheses in texts.items()}
+
+
+def _evaluate(cfg: Config, client: RewardClient, test: Sequence[Study], hypotheses: Sequence[str]) -> Evaluation:
+    reward = partial(reward_from_components, cfg=cfg.reward)
+    return evaluate(test, hypotheses, client.score, reward, cfg.evaluation, cfg.seed)
+
+
+def _pooled(store: FeatureStore, studies: Sequence[Study]) -> npt.NDArray[np.float32]:
+    return np.stack([store.load(study).values.mean(0).numpy() for study in studies])
+
+
+def scalars(evaluation: Evaluation) -> dict[str, float]:
+    """The measures of an evaluation that are one number."""
+    return {name: value for name, value in evaluation.metrics.items() if isinstance(value, float)}

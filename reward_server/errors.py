@@ -1,0 +1,9 @@
+"""Errors of the reward server and its client."""
+
+
+class RewardError(RuntimeError):
+    """Scores could not be had; the message says from where and what was waited for. Never turned into a score."""
+
+
+class RewardSetupError(ValueError):
+    """A setting, a file or a package is wrong or missing; the message names it and the way out."""

@@ -1,0 +1,43 @@
+"""What a backend is: anything that scores pairs of reports and describes itself.
+
+Contract: one module a backend in `reward_server.backends`; a backend knows nothing of gRPC, batching or processes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+Pair = tuple[str, str]  # (reference, hypothesis)
+
+
+@dataclass(frozen=True)
+class ModelFile:
+    """A model that a backend runs, and the SHA-256 of its weights file."""
+
+    name: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Description:
+    """What a backend computes: `definition` is the composite's name and version, `components` all names of `score`."""
+
+    backend: str
+    definition: str
+    formula: str
+    components: tuple[str, ...]
+    models: tuple[ModelFile, ...]
+    versions: Mapping[str, str]
+
+
+class Scorer(Protocol):
+    """A backend. It is called from one thread at a time."""
+
+    @property
+    def description(self) -> Description: ...
+
+    def score(self, pairs: Sequence[Pair]) -> list[dict[str, float]]:
+        """All components of every pair, in order. A pair's values must not depend on the other pairs."""
+        ...

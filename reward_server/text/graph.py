@@ -1,0 +1,103 @@
+"""Agreement of two reports' statements: an F1 over entities and relations after RadGraph's, with the holes closed.
+
+Contract: pure functions, symmetric but for nothing, in [0, 1]; 1 for equal statements. Differences from RadGraph F1:
+
+- Statements are matched one to one (multisets), so saying one twice does not pay.
+- The side is part of a finding: left for right gets nothing, a missing side half.
+- A contradiction (present against absent, "the lungs are clear" against an opacity) costs as much as a match gains.
+- What is present weighs more than what is absent, which most reports list alike.
+- Relations (`located_at`, `modify`) count within their matched statement, a quarter of an entity each.
+- Empty against empty is 1, so that an exact copy always gets 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from reward_server.text.lexicon import FAMILY_OF, GENERAL_OF
+from reward_server.text.statements import INCOMPLETE, Statement, Status
+
+_RELATION_WEIGHT = 0.25
+_WEIGHTS = {Status.PRESENT: 2.0, Status.UNCERTAIN: 1.0, Status.ABSENT: 1.0}
+
+
+def graph_f1(reference: Sequence[Statement], hypothesis: Sequence[Statement]) -> float:
+    """F1 of the hypothesis' statements against the reference's, in [0, 1]; higher is better."""
+    total = sum(map(_mass, reference)) + sum(map(_mass, hypothesis))
+    if not total:
+        return 1.0
+    matched = sum(
+        credit * (_weight(a) + _weight(b)) + (2 * _RELATION_WEIGHT * _shared(a, b) if credit > 0 else 0.0)
+        for credit, a, b in match(reference, hypothesis)
+    )
+    return min(1.0, max(0.0, matched / total))
+
+
+def positive_f1(reference: Sequence[Statement], hypothesis: Sequence[Statement]) -> float:
+    """F1 of the findings that are there, with their side; 1 if neither report has any, 0 if only one has."""
+    expected = [s for s in reference if s.positive]
+    stated = [s for s in hypothesis if s.positive]
+    if not expected and not stated:
+        return 1.0
+    same = [c for c, a, b in match(expected, stated) if a.concept == b.concept and c > 0]
+    return 2 * sum(same) / (len(expected) + len(stated))
+
+
+def match(reference: Sequence[Statement], hypothesis: Sequence[Statement]) -> list[tuple[float, Statement, Statement]]:
+    """Pairs the statements one to one, the best first; what is left over, by contradictions. Credits in [-1, 1]."""
+    candidates = [
+        (credit, -abs(i - j), -i, -j)
+        for i, a in enumerate(reference)
+        for j, b in enumerate(hypothesis)
+        if (credit := agreement(a, b))
+    ]
+    free_reference, free_hypothesis = set(range(len(reference))), set(range(len(hypothesis)))
+    pairs = []
+    for credit, _, i, j in sorted(candidates, reverse=True):
+        if -i in free_reference and -j in free_hypothesis:
+            free_reference.remove(-i)
+            free_hypothesis.remove(-j)
+            pairs.append((credit, reference[-i], hypothesis[-j]))
+    return pairs
+
+
+def agreement(a: Statement, b: Statement) -> float:
+    """How far two statements say the same: 1 the same, 0 unrelated, -1 the opposite."""
+    opposite = {a.status, b.status} == {Status.PRESENT, Status.ABSENT}
+    if a.concept == b.concept:
+        if opposite:
+            return -1.0
+        return _side_agreement(a.side, b.side) * (1.0 if a.status is b.status else 0.5)
+    if _general(a, b) or _general(b, a):
+        if opposite:
+            return -1.0
+        return 0.5 if a.status is b.status is Status.ABSENT else 0.0
+    family = FAMILY_OF.get(a.concept)
+    if family is not None and family == FAMILY_OF.get(b.concept) and not opposite:
+        return 0.5 * _side_agreement(a.side, b.side)
+    return 0.0
+
+
+def _general(a: Statement, b: Statement) -> bool:
+    """Whether `b` is a general statement about what `a` is a case of."""
+    return GENERAL_OF.get(a.concept) == b.concept
+
+
+def _side_agreement(a: str, b: str) -> float:
+    if a == b:
+        return 1.0
+    return 0.0 if {a, b} == {"left", "right"} else 0.5
+
+
+def _weight(statement: Statement) -> float:
+    if not statement.specific and statement.concept != INCOMPLETE and statement.status is Status.PRESENT:
+        return 0.5  # "the silhouette is stable"
+    return _WEIGHTS[statement.status]
+
+
+def _mass(statement: Statement) -> float:
+    return _weight(statement) + _RELATION_WEIGHT * (len(statement.anatomy) + len(statement.modifiers))
+
+
+def _shared(a: Statement, b: Statement) -> int:
+    return len(a.anatomy & b.anatomy) + len(a.modifiers & b.modifiers)

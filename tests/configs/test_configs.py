@@ -1,0 +1,115 @@
+"""The configuration: what composes, what is refused with which words, and what a dry run shows."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_module
+
+from configs.load import register, resolve
+from configs.schema import Config
+from learner import plan
+from rrg.errors import UserError
+
+ROOT = Path(__file__).parents[2]
+
+
+def config(*overrides: str) -> Config:
+    register()
+    with initialize_config_module("configs", version_base="1.3"):
+        return resolve(compose("config", overrides=list(overrides)))
+
+
+def command(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "learner.main", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
+
+
+def test_the_default_is_the_demo() -> None:
+    default, demo = config(), config("+exp=demo")
+    default.output_dir = demo.output_dir  # Named by the time of the run.
+    assert default == demo
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "configs/exp").glob("*.yaml")))
+def test_every_experiment_composes_and_passes_the_check(name: str) -> None:
+    assert config(f"+exp={name}", "data.root=/data").name == name
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("+foo=1", "foo"),
+        ("+learner.rl.foo=1", "foo"),
+        ("rollout.samples_per_study=1", "at least 2"),
+        ("learner.rl.lr=0", "learner.rl.lr"),
+        ("learner.zero_stage=4", "zero_stage"),
+        ("model.dtype=bfloat16", "float32"),
+        ("data=r2gen", "data.root"),
+        ("learner.rl.minibatches=3", "multiple"),
+        ("rollout.max_staleness=1", "synchronous"),
+        ("learner.gpus_per_rank=1", "both on GPUs or both on CPUs"),
+    ],
+)
+def test_a_bad_value_or_combination_is_refused_with_its_name_and_the_way_out(override: str, words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        config(override)
+
+
+def test_all_broken_rules_are_told_at_once() -> None:
+    with pytest.raises(UserError, match=r"(?s)learner\.rl\.lr.*samples_per_study"):
+        config("rollout.samples_per_study=1", "learner.rl.lr=0")
+
+
+def test_a_dry_run_prints_the_config_and_the_plan_and_makes_nothing(tmp_path: Path) -> None:
+    out = command("dry_run=true", f"output_dir={tmp_path / 'run'}")
+    assert out.returncode == 0, out.stderr
+    assert "samples_per_study: 8" in out.stdout
+    assert "DeepSpeed rank" in out.stdout
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_real_job_names_the_missing_data_and_gpus(tmp_path: Path) -> None:
+    out = command("+exp=mimic_rl", f"data.root={tmp_path}")
+    assert out.returncode == 2
+    assert f"{tmp_path}/annotation.json" in out.stderr
+    assert "GPUs: the config asks for 8" in out.stderr
+    assert "Traceback" not in out.stderr
+
+
+def test_a_typo_on_the_command_line_is_named_without_a_traceback() -> None:
+    out = command("learner.rl.stepz=3")
+    assert out.returncode != 0
+    assert "stepz" in out.stderr
+    assert "Traceback" not in out.stderr
+
+
+def test_configs_and_plan_import_without_torch() -> None:
+    code = "import sys, configs.load, learner.plan; print('torch' in sys.modules)"
+    out = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert out.stdout.strip() == "False"
+
+
+def test_phases_take_turns_so_their_threads_do_not_add_up() -> None:
+    cfg = config("rollout.threads=1", "reward.threads=1", "learner.threads=2")
+    assert plan.busy_threads(cfg) == 2
+    assert plan.logical_cpus(cfg) == 3
+
+
+def test_a_resumed_run_must_exist(tmp_path: Path) -> None:
+    cfg = config(f"resume={tmp_path / 'gone'}")
+    with pytest.raises(UserError, match="gone"):
+        plan.require(cfg)
+
+
+def test_an_unwritable_output_dir_is_named(tmp_path: Path) -> None:
+    blocker = tmp_path / "file"
+    blocker.write_text(os.fspath(tmp_path))
+    out = command(f"output_dir={blocker}/run")
+    assert out.returncode == 2
+    assert "output_dir" in out.stderr
