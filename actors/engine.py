@@ -9,16 +9,14 @@ Contract:
 - An exception or a time-out inside vLLM leaves it in an unknown state: the engine then refuses all further work
   (`EngineError`), and its owner has to replace it.
 
-`rollout_env` must be in the environment before this process first imports vLLM.
+`actors.env.rollout_env` must be in the environment before this process first imports vLLM.
 """
 
 from __future__ import annotations
 
 import os
 import time
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -27,24 +25,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from actors.errors import EngineError, PromptError, WeightsError
 from configs.schema import RolloutConfig
 
 # Prompts are short: with vLLM's default of 128 tokens a block they would never fill one, and never share it.
 BLOCK_SIZE = 32
 # Samples that came out as NaN make the engine start the others afresh; so often, then the weights are to blame.
 MAX_CLEAN_STARTS = 4
-
-
-class EngineError(RuntimeError):
-    """The engine cannot go on; its owner has to replace it."""
-
-
-class PromptError(ValueError):
-    """A prompt that would harm the engine or not fit; nothing of it was used."""
-
-
-class WeightsError(RuntimeError):
-    """A version of the weights that is incomplete, not finite or not what its publisher computed."""
 
 
 @dataclass(frozen=True)
@@ -76,23 +63,11 @@ class Sample:
     failed: str | None = None
 
 
-def rollout_env(cfg: RolloutConfig) -> dict[str, str]:
-    """Environment variables of a process that hosts an engine; for Ray's `runtime_env={"env_vars": ...}`."""
-    return {
-        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # the engine lives in the actor's process
-        "TORCH_COMPILE_DISABLE": "1" if cfg.gpus_per_actor == 0 else "0",  # saves 2-5 s of a first call on CPUs
-        "VLLM_LOGGING_LEVEL": "ERROR",  # its warnings are about the settings chosen here on purpose
-        "VLLM_NO_USAGE_STATS": "1",
-        "OMP_NUM_THREADS": str(cfg.threads),
-        "GOMP_SPINCOUNT": "0",  # idle threads sleep: the learner computes meanwhile
-        "TOKENIZERS_PARALLELISM": "false",
-    }
-
-
 class RolloutEngine:
     """One vLLM engine that serves the causal LM described by `llm_dir`.
 
-    Built with empty weights: the first `load_weights` makes it ready, and sets `version`.
+    Built with empty weights: the first `load_weights` makes it ready, and sets `version`. `weight_shapes` are the names
+    and shapes that it wants, `hidden_size` the width of prompt embeds.
     """
 
     def __init__(self, llm_dir: Path, cfg: RolloutConfig, dtype: str = "float32") -> None:
@@ -101,7 +76,7 @@ class RolloutEngine:
         Raises EngineError where the environment is not `rollout_env`'s.
         """
         if os.environ.get("VLLM_ENABLE_V1_MULTIPROCESSING") != "0":
-            raise EngineError("start the process of a RolloutEngine with the environment of actors.engine.rollout_env")
+            raise EngineError("start the process of a RolloutEngine with the environment of actors.env.rollout_env")
         from vllm.engine.arg_utils import EngineArgs
         from vllm.platforms import current_platform
         from vllm.v1.engine.llm_engine import LLMEngine
@@ -111,7 +86,7 @@ class RolloutEngine:
         on_cpu = current_platform.is_cpu()
         if on_cpu:
             keep_linear_weights_loadable()
-        self._expected, self.hidden_size = _parameters_of(llm_dir)
+        self.weight_shapes, self.hidden_size = _parameters_of(llm_dir)
         self._max_model_len = cfg.max_model_len
         self._timeout_s = cfg.timeout_s
         self._broken: str | None = None
@@ -182,18 +157,16 @@ class RolloutEngine:
         (output,) = [output for outputs in self._steps() for output in outputs]
         return np.asarray(output.prompt_logprobs.logprobs, dtype=np.float32)
 
-    def load_weights(self, tensors: Mapping[str, npt.NDArray[Any] | torch.Tensor], version: int) -> None:
+    def load_weights(self, tensors: Mapping[str, torch.Tensor], version: int) -> None:
         """Replace all weights by those of `version` (names and shapes of the Hugging Face checkpoint).
 
         Raises WeightsError, the engine untouched, unless every parameter is there with its shape and all are
         finite. What was cached under the old weights is forgotten.
         """
         self._require_idle()
-        with _np_read_only():
-            weights = {name: torch.as_tensor(value) for name, value in tensors.items()}
-        check_weights(weights, self._expected, version)
+        check_weights(tensors, self.weight_shapes, version)
         self._guarded(self._llm.collective_rpc, "start_weight_update")
-        self._guarded(self._llm.collective_rpc, "update_weights", args=({"tensors": weights},))
+        self._guarded(self._llm.collective_rpc, "update_weights", args=({"tensors": dict(tensors)},))
         self._guarded(self._llm.collective_rpc, "finish_weight_update")
         self._llm.set_weight_version(str(version))
         self._start_clean(zero=True)
@@ -325,11 +298,3 @@ def _sample(output: Any) -> Sample:
         finish_reason="stop" if completion.finish_reason == "stop" else "length",
         failed=failed,
     )
-
-
-@contextmanager
-def _np_read_only() -> Iterator[None]:
-    """Arrays from Ray's object store are read-only; torch warns of each, and we only read them."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-        yield

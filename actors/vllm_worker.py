@@ -23,12 +23,12 @@ TRANSFER_BACKEND = "lmrrg_in_place"
 
 
 @dataclass
-class InitInfo(WeightTransferInitInfo):
+class InitInfo(WeightTransferInitInfo):  # type: ignore[misc]
     """Nothing to agree on: the tensors come with the call."""
 
 
 @dataclass
-class UpdateInfo(WeightTransferUpdateInfo):
+class UpdateInfo(WeightTransferUpdateInfo):  # type: ignore[misc]
     """All weights of one version, named as in the Hugging Face checkpoint."""
 
     tensors: dict[str, torch.Tensor] = field(default_factory=dict)
@@ -79,7 +79,7 @@ def keep_linear_weights_loadable() -> None:
     """
 
     def use_parameter(layer: torch.nn.Module, remove_weight: bool) -> None:
-        layer.cpu_linear = F.linear
+        layer.cpu_linear = F.linear  # type: ignore[assignment]  # a plain attribute, no submodule
 
     layer_utils.dispatch_cpu_unquantized_gemm = use_parameter
 

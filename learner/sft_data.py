@@ -10,7 +10,7 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal
+from typing import Final, Literal
 
 import torch
 from torch import Tensor
@@ -23,6 +23,9 @@ from rrg.model.features import FeatureBatch
 from rrg.model.policy import ReportPolicy
 
 Stage = Literal["extractor", "policy"]
+
+# Steps whose studies are sorted by length together.
+_BUCKET: Final = 8
 
 
 @dataclass(frozen=True)
@@ -100,6 +103,8 @@ class SFTSchedule(Sequence[SFTStep]):
         if not studies:
             raise UserError("the warm start needs at least one training study")
         self._cfg = cfg
+        self._seed = seed
+        self._length = {study.id: len(study.target) for study in studies}
         abnormal = [study.id for study in studies if study.abnormal]
         normal = [study.id for study in studies if not study.abnormal]
         share = cfg.abnormal_fraction if abnormal and normal else float(bool(abnormal))
@@ -120,18 +125,29 @@ class SFTSchedule(Sequence[SFTStep]):
         return self._step(index % len(self))
 
     def _step(self, index: int) -> SFTStep:
-        abnormal = self._num_abnormal
-        normal = self._cfg.batch_size - abnormal
-        ids = [self._abnormal[index * abnormal + i] for i in range(abnormal)]
-        ids += [self._normal[index * normal + i] for i in range(normal)]
         warmup = self._cfg.warmup_steps
         if index < self._extractor_steps:
             lr = sft_lr(index, self._extractor_steps, self._cfg.extractor_lr, warmup)
-            return SFTStep(index, "extractor", index == 0, tuple(ids), lr)
+            return SFTStep(index, "extractor", index == 0, self._draw(index), lr)
         step = index - self._extractor_steps
-        return SFTStep(
-            index, "policy", step == 0, tuple(ids), sft_lr(step, self._policy_steps, self._cfg.lr, warmup)
-        )
+        lr = sft_lr(step, self._policy_steps, self._cfg.lr, warmup)
+        return SFTStep(index, "policy", step == 0, self._bucketed(index), lr)
+
+    def _draw(self, index: int) -> tuple[str, ...]:
+        """The studies of step `index` before any sorting."""
+        abnormal = self._num_abnormal
+        normal = self._cfg.batch_size - abnormal
+        ids = [self._abnormal[index * abnormal + i] for i in range(abnormal)]
+        return (*ids, *(self._normal[index * normal + i] for i in range(normal)))
+
+    def _bucketed(self, index: int) -> tuple[str, ...]:
+        """Step `index` after the draws of `_BUCKET` neighbouring steps were sorted by report length: less padding."""
+        group, place = divmod(index, _BUCKET)
+        drawn = [study for step in range(group * _BUCKET, (group + 1) * _BUCKET) for study in self._draw(step)]
+        drawn.sort(key=self._length.__getitem__)
+        place = random.Random(f"{self._seed}/bucket/{group}").sample(range(_BUCKET), _BUCKET)[place]
+        size = self._cfg.batch_size
+        return tuple(drawn[place * size : (place + 1) * size])
 
 
 def sft_schedule(cfg: SFTConfig, studies: Sequence[Study], seed: int) -> SFTSchedule:

@@ -35,6 +35,9 @@ _TEXT_ROWS = ("bleu1", "bleu2", "bleu3", "bleu4", "rougeL", "unique", "unique_sh
 _HIGHER = {*_REWARD_ROWS, *_CLINICAL_ROWS, "bleu1", "bleu2", "bleu3", "bleu4", "rougeL"} - {"finding_f1_shuffled"}
 _ORACLE = "nearest_findings"
 
+RENDERED = "rendered_"
+"""Loaders whose X-rays are drawn and not taken have names that start so."""
+
 
 @dataclass(frozen=True)
 class Goal:
@@ -49,9 +52,8 @@ def build_summary(
     sft: Evaluation,
     rl: Evaluation,
     controls: Mapping[str, Evaluation],
-    *,
     reward_backend: str,
-    images: str,
+    data: str,
     seconds: Mapping[str, float],
     peak_rss_gb: float,
     cfg: EvalConfig,
@@ -60,8 +62,8 @@ def build_summary(
     """The content of `summary.json`, all evaluations being of the same studies and seed.
 
     {"sft" and "rl": {metric: value}, "controls": {name: {metric: value}},
-    "rl_minus_sft": {metric: [difference, low, high]}, "goals": [{goal, reached, detail}], "reward_backend",
-    "images" (what the X-rays are: "rendered X-rays"), "studies", "finding_truth", "permutations", "bootstrap",
+    "rl_minus_sft": {metric: [difference, low, high]}, "goals": [{goal, reached, detail}], "reward_backend", "data" (the
+    loader), "images" ("rendered X-rays" or "X-rays"), "studies", "finding_truth", "permutations", "bootstrap",
     "seconds": {phase: s}, "peak_rss_gb"}; metrics as in `Evaluation`.
     """
     gains = compare(rl, sft, cfg, seed)
@@ -74,7 +76,8 @@ def build_summary(
         "rl_minus_sft": {name: list(gain) for name, gain in gains.items()},
         "goals": [asdict(goal) for goal in goals(sft, rl, gains, over_constants)],
         "reward_backend": reward_backend,
-        "images": images,
+        "data": data,
+        "images": "rendered X-rays" if data.startswith(RENDERED) else "X-rays",
         "studies": len(sft.study_ids),
         "finding_truth": sft.finding_truth,
         "permutations": cfg.permutations,
@@ -112,12 +115,14 @@ def write_summary(path: Path, summary: Summary) -> None:
 
 
 def print_summary(summary: Summary, console: Console) -> None:
-    """Prints the table, the goals, and the time and memory that the run took; about 110 columns wide."""
+    """Prints the table, the goals, and the time and memory that the run took; 100 columns wide or more."""
     header, rows = table_cells(summary)
     table = Table(box=box.SIMPLE_HEAD, title=table_title(summary), title_justify="left", title_style="bold")
     table.add_column(header[0], min_width=20, max_width=24)
     for name in header[1:]:
-        table.add_column(name, justify="right", min_width=6)
+        # Titles wrap at their spaces; no word is broken and no number cut.
+        widest = max(len(cells[header.index(name)]) for cells in rows)
+        table.add_column(name, justify="right", min_width=max(widest, *map(len, name.split())), max_width=24)
     for cells in rows:
         table.add_row(*cells)
     seconds = ", ".join(f"{phase} {s:.0f} s" for phase, s in summary["seconds"].items())

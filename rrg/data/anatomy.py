@@ -160,7 +160,8 @@ def _span(xa: float, xb: float, y0: float, y1: float) -> tuple[float, float, flo
 def _clip(x0: float, y0: float, x1: float, y1: float) -> Box:
     """The corners inside of the image, never empty."""
     x0, y0 = min(max(x0, 0.0), 0.97), min(max(y0, 0.0), 0.97)
-    return Box(x0, y0, min(max(x1, x0 + 0.03), 1.0), min(max(y1, y0 + 0.03), 1.0))
+    x1, y1 = min(max(x1, x0 + 0.03), 1.0), min(max(y1, y0 + 0.03), 1.0)
+    return Box(float(x0), float(y0), float(x1), float(y1))
 
 
 def worst(signs: Sequence[Sign], finding: str, side: Side | None = None) -> float:

@@ -304,11 +304,13 @@ def _sides(qualifiers: frozenset[str]) -> tuple[tuple[Side, ...], bool]:
     return SIDES, "bilateral" in qualifiers
 
 
-def _zone(finding: str, qualifiers: frozenset[str]) -> Zone:
-    for qualifier, zone in _ZONES:
-        if qualifier in qualifiers:
-            return zone
+def usual_zone(finding: str) -> Zone:
+    """Where a finding is when nothing says where."""
     return _USUAL_ZONE.get(finding, "whole")
+
+
+def _zone(finding: str, qualifiers: frozenset[str]) -> Zone:
+    return next((zone for qualifier, zone in _ZONES if qualifier in qualifiers), usual_zone(finding))
 
 
 def parse_code(code: str) -> tuple[Sign, ...]:

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
-from actors.engine import RolloutEngine, rollout_env
-from configs.schema import RolloutConfig
+from actors.engine import RolloutEngine
+from actors.env import rollout_env
+from actors.rollout import RolloutWorker
+from actors.trajectory import WeightsRef
+from configs.schema import Config, DataConfig, LLMConfig, ModelConfig, RewardConfig, RolloutConfig
+from rrg.data import StudySet, load_studies
+from rrg.model.build import build_policy, save_policy
+from rrg.model.policy import ReportPolicy
 
 HIDDEN, VOCAB, EOS = 64, 120, 2
 
@@ -29,8 +35,8 @@ def random_llama(seed: int) -> Any:
     return LlamaForCausalLM(config).eval()
 
 
-def named_arrays(model: Any) -> dict[str, np.ndarray]:
-    return {name: value.detach().numpy().copy() for name, value in model.state_dict().items()}
+def named_tensors(model: Any) -> dict[str, torch.Tensor]:
+    return {name: value.detach().clone() for name, value in model.state_dict().items()}
 
 
 @pytest.fixture(scope="session")
@@ -61,5 +67,70 @@ def _engine(rollout_config: RolloutConfig, llama: Any, tmp_path_factory: pytest.
 @pytest.fixture
 def engine(_engine: RolloutEngine, llama: Any) -> RolloutEngine:
     """The engine with the weights of `llama`, version 0."""
-    _engine.load_weights(named_arrays(llama), version=0)
+    _engine.load_weights(named_tensors(llama), version=0)
     return _engine
+
+
+@pytest.fixture(scope="session")
+def run_config(rollout_config: RolloutConfig, tmp_path_factory: pytest.TempPathFactory) -> Config:
+    """Three studies with rendered X-rays and a tiny model."""
+    cache = tmp_path_factory.mktemp("cache")
+    llm = LLMConfig(hidden_size=HIDDEN, num_layers=2, num_heads=2, intermediate_size=128, vocab_size=400)
+    return Config(
+        data=DataConfig("rendered_openi", cache_dir=str(cache), limit_train=3, limit_val=0, limit_test=0, workers=1),
+        model=ModelConfig(llm=llm, extractor_size=64),
+        rollout=dataclasses.replace(rollout_config, samples_per_study=4, max_new_tokens=20),
+        reward=RewardConfig(timeout_s=5.0),
+    )
+
+
+@pytest.fixture(scope="session")
+def studies(run_config: Config) -> StudySet:
+    return load_studies(run_config.data)
+
+
+def make_policy(run_config: Config, studies: StudySet, seed: int) -> ReportPolicy:
+    """A random policy whose next-token distribution is far from flat."""
+    policy = build_policy(run_config.model, [study.target for study in studies] * 20, seed, image_size=224)
+    with torch.no_grad():
+        for parameter in policy.llm.parameters():
+            parameter.mul_(8.0 if parameter.ndim == 2 else 1.0)
+    return policy
+
+
+@pytest.fixture(scope="session")
+def policy(run_config: Config, studies: StudySet) -> ReportPolicy:
+    return make_policy(run_config, studies, seed=0)
+
+
+@pytest.fixture(scope="session")
+def other_policy(run_config: Config, studies: StudySet) -> ReportPolicy:
+    return make_policy(run_config, studies, seed=1)
+
+
+@pytest.fixture(scope="session")
+def policy_dir(policy: ReportPolicy, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("policy")
+    save_policy(policy, folder)
+    return folder
+
+
+def published(policy: ReportPolicy, version: int) -> WeightsRef:
+    arrays = {name: value.detach().numpy().copy() for name, value in policy.state_dict().items()}
+    return WeightsRef(version, arrays, policy.canary())
+
+
+@pytest.fixture(scope="session")
+def _worker(run_config: Config, policy_dir: Path, studies: StudySet) -> Iterator[RolloutWorker]:
+    os.environ.update(rollout_env(run_config.rollout))
+    worker = RolloutWorker(run_config, policy_dir, studies, rewards=None)
+    yield worker
+    worker.engine.close()
+
+
+@pytest.fixture
+def worker(_worker: RolloutWorker, policy: ReportPolicy) -> RolloutWorker:
+    """A worker that serves version 0, the weights of `policy`, and asks nobody for rewards."""
+    _worker.rewards = None
+    _worker.update(published(policy, 0))
+    return _worker

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from actors.engine import EngineError, Prompt, PromptError, RolloutEngine, Sample, Sampling, WeightsError
-from tests.actors.conftest import EOS, HIDDEN, named_arrays
+from actors.engine import Prompt, RolloutEngine, Sample, Sampling
+from actors.errors import EngineError, PromptError, WeightsError
+from tests.actors.conftest import EOS, HIDDEN, named_tensors
 
 SAMPLING = Sampling(max_new_tokens=16, eos=EOS)
 GREEDY = Sampling(max_new_tokens=16, eos=EOS, greedy=True)
@@ -137,7 +138,7 @@ def test_new_weights_give_the_new_models_reports_and_nothing_cached_of_the_old(
 ) -> None:
     prompts = make_prompts(4, samples=2)
     for model, version in ((llama, 1), (other_llama, 2), (llama, 3)):
-        engine.load_weights(named_arrays(model), version)
+        engine.load_weights(named_tensors(model), version)
         assert engine.version == version
         for prompt, sample in zip(prompts, run(engine, prompts, GREEDY), strict=True):
             assert sample.token_ids.tolist() == reference_greedy(model, prompt, 16)
@@ -146,7 +147,7 @@ def test_new_weights_give_the_new_models_reports_and_nothing_cached_of_the_old(
 def test_prompt_logprobs_are_those_of_the_weights_in_force(engine: RolloutEngine, llama: Any, other_llama: Any) -> None:
     ids = list(range(3, 40))
     for model in (llama, other_llama):
-        engine.load_weights(named_arrays(model), 1)
+        engine.load_weights(named_tensors(model), 1)
         with torch.no_grad():
             logprobs = model(torch.tensor([ids])).logits[0, :-1].log_softmax(-1)
         expected = logprobs[torch.arange(len(ids) - 1), torch.tensor(ids[1:])].numpy()
@@ -158,7 +159,7 @@ def test_faulty_weights_are_refused_and_the_old_ones_serve_on(
     engine: RolloutEngine, other_llama: Any, fault: str
 ) -> None:
     before = run(engine, make_prompts(4))
-    weights = named_arrays(other_llama)
+    weights = named_tensors(other_llama)
     name = "model.layers.1.self_attn.k_proj.weight"
     if fault == "missing":
         del weights["lm_head.weight"]
@@ -178,11 +179,11 @@ def test_faulty_weights_are_refused_and_the_old_ones_serve_on(
 
 def test_a_model_that_overflows_fails_its_samples_and_leaves_no_nan_behind(engine: RolloutEngine, llama: Any) -> None:
     before = run(engine, make_prompts(4))
-    weights = named_arrays(llama)
+    weights = named_tensors(llama)
     for layer in (0, 1):
         weights[f"model.layers.{layer}.self_attn.k_proj.weight"][:] = 3e38
         weights[f"model.layers.{layer}.self_attn.v_proj.weight"][:] = 3e38
     engine.load_weights(weights, version=1)
     assert all(sample.failed and "NaN" in sample.failed for sample in run(engine, make_prompts(4)))
-    engine.load_weights(named_arrays(llama), version=2)
+    engine.load_weights(named_tensors(llama), version=2)
     assert [s.logprobs.tobytes() for s in run(engine, make_prompts(4))] == [s.logprobs.tobytes() for s in before]

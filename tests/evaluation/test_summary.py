@@ -26,7 +26,7 @@ def summarize(sft: Evaluation, rl: Evaluation, constant: Evaluation, cfg: EvalCo
         rl,
         {"most_frequent": constant, "best_constant": constant, "nearest_findings": rl},
         reward_backend="embedded",
-        images="rendered X-rays",
+        data="rendered_openi",
         seconds={"sft": 61.2, "rl": 120.0},
         peak_rss_gb=3.21,
         cfg=cfg,
@@ -73,7 +73,7 @@ def test_the_file_holds_what_its_contract_names_as_strict_json(improved: Summary
         assert len(metrics["shuffle_gap"]) == 3
     for difference, low, high in summary["rl_minus_sft"].values():
         assert low <= difference <= high
-    assert summary["reward_backend"] == "embedded"
+    assert (summary["reward_backend"], summary["images"]) == ("embedded", "rendered X-rays")
     assert summary["seconds"] == {"sft": 61.2, "rl": 120.0}
     assert summary["peak_rss_gb"] == 3.21
     assert {"goal", "reached", "detail"} == set(summary["goals"][0])

@@ -1,0 +1,149 @@
+"""Taking over a published version of the weights: fetch, check, load, compare with what the publisher computed.
+
+Contract: after `WeightsReceiver.update(ref)` the engine and the extractor serve exactly `ref`, or the call raised
+`WeightsError` and both serve what they served before (nothing, if there was nothing before).
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from actors.engine import RolloutEngine, check_weights
+from actors.errors import WeightsError
+from actors.trajectory import Canary, WeightsRef
+
+if TYPE_CHECKING:
+    from rrg.model.policy import ReportPolicy
+
+# The largest difference of log-probabilities and of embeds between publisher and receiver, by the engine's dtype.
+# float32: measured below 1e-5. Weights of a neighbouring RL step differ by more than 1e-3.
+CANARY_TOLERANCE: Mapping[str, float] = {"float32": 1e-4, "bfloat16": 5e-2}
+
+
+class WeightsReceiver:
+    """Keeps an engine (the LLM) and a policy (extractor and token embeddings) on the published weights.
+
+    The policy's own LLM layers are dropped: the engine has them. A reference to the arrays of the version in force is
+    kept, to go back to if the next one fails its canary.
+    """
+
+    def __init__(self, engine: RolloutEngine, policy: ReportPolicy, dtype: str, timeout_s: float) -> None:
+        self._engine = engine
+        self._policy = policy
+        self._tolerance = CANARY_TOLERANCE[dtype]
+        self._timeout_s = timeout_s
+        self._expected = {f"llm.{name}": shape for name, shape in engine.weight_shapes.items()}
+        self._expected |= {f"extractor.{name}": tuple(t.shape) for name, t in policy.extractor.state_dict().items()}
+        self._embeddings: torch.Tensor = policy.llm.get_input_embeddings().weight
+        self._embeddings_name = "llm." + _name_of(self._embeddings, policy.llm)
+        for parameter in policy.llm.parameters():
+            if parameter is not self._embeddings:
+                parameter.data = parameter.data.new_empty(0)
+        self._serving: tuple[WeightsRef, dict[str, torch.Tensor]] | None = None
+
+    @property
+    def version(self) -> int | None:
+        """The version in force; None before the first."""
+        return None if self._serving is None else self._serving[0].version
+
+    def update(self, ref: WeightsRef) -> bool:
+        """Serve `ref`; False if it is served already.
+
+        Raises WeightsError where the weights do not arrive in time, are incomplete, not finite, or give other values
+        than the canary's; the message has the versions and the gap.
+        """
+        if self._serving is not None and _same(ref, self._serving[0]):
+            return False
+        tensors = as_tensors(fetch(ref, self._timeout_s))
+        check_weights(tensors, self._expected, ref.version)
+        self._load(tensors, ref.version)
+        try:
+            self._compare(ref)
+        except WeightsError:
+            self._go_back()
+            raise
+        self._serving = (ref, tensors)
+        return True
+
+    def _load(self, tensors: Mapping[str, torch.Tensor], version: int) -> None:
+        self._engine.load_weights(_under("llm.", tensors), version)
+        self._policy.extractor.load_state_dict(_under("extractor.", tensors))
+        with torch.no_grad():
+            self._embeddings.copy_(tensors[self._embeddings_name])
+
+    def _go_back(self) -> None:
+        if self._serving is None:
+            self._engine.version = None
+        else:
+            ref, tensors = self._serving
+            self._load(tensors, ref.version)
+
+    def _compare(self, ref: WeightsRef) -> None:
+        from rrg.model.policy import canary_features
+
+        canary = ref.canary
+        with torch.inference_mode():
+            embeds = self._policy.prompt_embeds(self._policy.extract(canary_features(self._policy)))[0].float()
+        pairs = {
+            "log-probabilities of the LLM": (self._engine.prompt_logprobs(canary.token_ids), canary.logprobs),
+            "prompt embeds of the extractor": (embeds.cpu().numpy(), canary.embeds),
+        }
+        for what, (here, there) in pairs.items():
+            gap = largest_gap(here, there)
+            if not gap <= self._tolerance:  # a NaN gap fails too
+                raise WeightsError(
+                    f"weights version {ref.version} failed its canary: the {what} differ by {gap:.3g} from the "
+                    f"publisher's (at most {self._tolerance:g}); version {self.version} stays in force"
+                )
+
+
+def fetch(ref: WeightsRef, timeout_s: float) -> Mapping[str, npt.NDArray[Any]]:
+    """The arrays of `ref`: a mapping as it is, a Ray object fetched (zero-copy where it is on this host)."""
+    if isinstance(ref.tensors, Mapping):
+        return ref.tensors
+    import ray
+    from ray.exceptions import RayError
+
+    try:
+        tensors: Mapping[str, npt.NDArray[Any]] = ray.get(ref.tensors, timeout=timeout_s)
+    except RayError as error:  # GetTimeoutError and lost objects alike
+        raise WeightsError(
+            f"weights version {ref.version} did not arrive within rollout.timeout_s={timeout_s:g} s: {error}"
+        ) from error
+    return tensors
+
+
+def as_tensors(arrays: Mapping[str, npt.NDArray[Any] | torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Tensors over the same memory."""
+    with warnings.catch_warnings():
+        # Arrays from Ray's object store are read-only; torch warns of each, and we only read them.
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        return {name: torch.as_tensor(value) for name, value in arrays.items()}
+
+
+def largest_gap(here: npt.NDArray[np.float32], there: npt.NDArray[np.float32]) -> float:
+    """The largest absolute difference; infinite where the shapes differ."""
+    return float(np.abs(here - there).max()) if here.shape == there.shape else float("inf")
+
+
+def _same(a: WeightsRef, b: WeightsRef) -> bool:
+    # A resumed run counts its versions again: the canary tells whether the number stands for the same weights.
+    return a.version == b.version and _bits(a.canary) == _bits(b.canary)
+
+
+def _bits(canary: Canary) -> bytes:
+    return canary.logprobs.tobytes() + canary.embeds.tobytes()
+
+
+def _under(prefix: str, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+
+def _name_of(parameter: torch.Tensor, module: torch.nn.Module) -> str:
+    return next(name for name, value in module.named_parameters() if value is parameter)

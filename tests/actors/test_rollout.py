@@ -1,0 +1,188 @@
+"""Requests are answered whole, in order, repeatably; failures are marked, never scored as zero."""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import torch
+
+from actors.rollout import RolloutWorker, Scores
+from actors.seeds import sample_seed
+from actors.trajectory import SampleRequest, Trajectory, WeightsRef
+from configs.schema import Config
+from reward_server.errors import RewardError
+from rrg.data import StudySet
+from rrg.model.backbone import FeatureStore
+from rrg.model.policy import ReportPolicy
+from tests.actors.conftest import published
+
+
+@pytest.fixture(scope="module")
+def weights(policy: ReportPolicy) -> WeightsRef:
+    return published(policy, 0)
+
+
+class WordScorer:
+    """Scores by counting words, in a thread of its own like the reward client; can be told to fail or to wait."""
+
+    def __init__(self) -> None:
+        self.pool = ThreadPoolExecutor(1)
+        self.asked: list[list[tuple[str, str]]] = []
+        self.error: RewardError | None = None
+        self.value = 1.0
+        self.go = threading.Event()
+        self.go.set()
+
+    def submit(self, pairs: list[tuple[str, str]]) -> Future[Scores]:
+        self.asked.append(pairs)
+        return self.pool.submit(self._score, pairs)
+
+    def _score(self, pairs: list[tuple[str, str]]) -> Scores:
+        self.go.wait(30)
+        if self.error is not None:
+            raise self.error
+        return [
+            {"embedded": self.value, "repetition": 0.0, "length": 0.0, "positive_f1": float(len(text.split()))}
+            for _, text in pairs
+        ]
+
+
+@pytest.fixture
+def scorer() -> Iterator[WordScorer]:
+    scorer = WordScorer()
+    yield scorer
+    scorer.go.set()
+    scorer.pool.shutdown()
+
+
+def request(studies: StudySet, weights: WeightsRef, score: bool = True, samples: int = 4) -> SampleRequest:
+    return SampleRequest(3, 5, tuple(studies.studies), samples, weights, score=score)
+
+
+def same(a: Trajectory, b: Trajectory) -> bool:
+    return (a.token_ids.tobytes(), a.logprobs.tobytes()) == (b.token_ids.tobytes(), b.logprobs.tobytes())
+
+
+def test_trajectories_are_complete_and_ordered_by_study_then_sample(
+    worker: RolloutWorker, studies: StudySet, weights: WeightsRef, scorer: WordScorer, policy: ReportPolicy
+) -> None:
+    worker.rewards = scorer
+    trajectories, metrics = worker.collect(request(studies, weights))
+    ids = list(studies.studies)
+    assert [(t.study_id, t.sample_index) for t in trajectories] == [(i, k) for i in ids for k in range(4)]
+    for t in trajectories:
+        assert t.failed is None
+        assert t.seed == sample_seed(5, 3, t.study_id, t.sample_index)
+        assert t.prompt_length == policy.prompt_length
+        assert len(t.token_ids) == len(t.logprobs) == len(t.versions) > 0
+        assert np.isfinite(t.logprobs).all()
+        assert set(t.versions) == {0}
+        assert t.text == policy.decode(t.token_ids.tolist())
+        assert t.reward == pytest.approx(-1.0 + len(t.text.split()))
+    assert metrics.tokens == sum(len(t.token_ids) for t in trajectories)
+    assert (metrics.samples, metrics.failed) == (12, 0)
+
+
+def test_the_references_are_the_studies_own_reports(
+    worker: RolloutWorker, studies: StudySet, weights: WeightsRef, scorer: WordScorer
+) -> None:
+    worker.rewards = scorer
+    trajectories, _ = worker.collect(request(studies, weights))
+    asked = sorted(pair for pairs in scorer.asked for pair in pairs)
+    assert asked == sorted((studies[t.study_id].target, t.text) for t in trajectories)
+    assert len(scorer.asked) == len(studies), "one request a study, sent when its samples are finished"
+
+
+def test_behaviour_logprobs_are_the_learners(
+    worker: RolloutWorker, studies: StudySet, weights: WeightsRef, policy: ReportPolicy, run_config: Config
+) -> None:
+    trajectories, _ = worker.collect(request(studies, weights, score=False))
+    store = FeatureStore(run_config.data, run_config.model)
+    for t in trajectories:
+        ids = torch.as_tensor(t.token_ids, dtype=torch.long)[None]
+        with torch.no_grad():
+            out = policy(store.load_batch([studies[t.study_id]]), ids, torch.ones_like(ids, dtype=torch.bool))
+        np.testing.assert_allclose(t.logprobs, out.logprobs[0].numpy(), atol=1e-4)
+
+
+def test_a_studys_samples_do_not_depend_on_the_other_studies_of_the_request(
+    worker: RolloutWorker, studies: StudySet, weights: WeightsRef
+) -> None:
+    together, _ = worker.collect(request(studies, weights, score=False))
+    for study_id in studies.studies:
+        alone, _ = worker.collect(dataclasses.replace(request(studies, weights, score=False), study_ids=(study_id,)))
+        of_study = [t for t in together if t.study_id == study_id]
+        assert [t.token_ids.tolist() for t in alone] == [t.token_ids.tolist() for t in of_study]
+
+
+def test_the_same_request_gives_the_same_bits(worker: RolloutWorker, studies: StudySet, weights: WeightsRef) -> None:
+    first, _ = worker.collect(request(studies, weights, score=False))
+    worker.collect(dataclasses.replace(request(studies, weights, score=False), step=4))
+    again, _ = worker.collect(request(studies, weights, score=False))
+    assert all(same(a, b) for a, b in zip(first, again, strict=True))
+
+
+def test_greedy_reports_do_not_depend_on_the_seed(
+    worker: RolloutWorker, studies: StudySet, weights: WeightsRef
+) -> None:
+    greedy = dataclasses.replace(request(studies, weights, score=False, samples=1), greedy=True)
+    first, _ = worker.collect(greedy)
+    again, _ = worker.collect(dataclasses.replace(greedy, seed=99))
+    assert all(same(a, b) for a, b in zip(first, again, strict=True))
+
+
+def test_a_reward_outage_fails_the_trajectories_with_the_reason(
+    worker: RolloutWorker, studies: StudySet, weights: WeightsRef, scorer: WordScorer
+) -> None:
+    worker.rewards = scorer
+    scorer.error = RewardError("nobody answers at 127.0.0.1:1")
+    trajectories, metrics = worker.collect(request(studies, weights))
+    assert metrics.failed == len(trajectories) == 12
+    assert all(t.failed == "reward: nobody answers at 127.0.0.1:1" and not t.components for t in trajectories)
+    scorer.error = None
+    assert worker.collect(request(studies, weights))[1].failed == 0
+
+
+def test_a_reward_that_is_not_finite_fails_its_trajectory(
+    worker: RolloutWorker, studies: StudySet, weights: WeightsRef, scorer: WordScorer
+) -> None:
+    worker.rewards = scorer
+    scorer.value = float("nan")
+    trajectories, _ = worker.collect(request(studies, weights))
+    assert all(t.failed is not None and np.isfinite(t.reward) for t in trajectories)
+
+
+def test_a_study_without_its_image_fails_alone(
+    worker: RolloutWorker, studies: StudySet, weights: WeightsRef, scorer: WordScorer
+) -> None:
+    worker.rewards = scorer
+    lost = next(iter(studies))
+    missing = dataclasses.replace(lost.images[0], path=lost.images[0].path.with_name("lost.png"))
+    studies.studies[lost.id] = dataclasses.replace(lost, images=(missing,))
+    try:
+        trajectories, metrics = worker.collect(request(studies, weights))
+    finally:
+        studies.studies[lost.id] = lost
+    assert metrics.failed == 4
+    for t in trajectories:
+        assert (t.failed is not None) == (t.study_id == lost.id)
+        assert t.failed is None or "lost.png" in t.failed
+
+
+def test_scoring_without_a_reward_server_is_refused(
+    worker: RolloutWorker, studies: StudySet, weights: WeightsRef
+) -> None:
+    with pytest.raises(RewardError, match="set_reward_addresses"):
+        worker.collect(request(studies, weights))
+
+
+def test_seeds_are_stable_and_differ_by_every_part() -> None:
+    assert sample_seed(0, 0, "study", 0) == 6835221706460998434
+    seeds = {sample_seed(r, s, i, k) for r in range(3) for s in range(3) for i in ("1", "11") for k in range(12)}
+    assert len(seeds) == 3 * 3 * 2 * 12
+    assert all(0 <= seed < 2**63 for seed in seeds)
