@@ -1,6 +1,6 @@
 """The rollout actor: RLlib's `EnvRunner` around a `RolloutWorker`.
 
-Contract: the driver may import this module: torch and vLLM are imported where the actor is built. A request carries
+Contract: the driver may import this module: vLLM and the model are imported where the actor is built. A request carries
 the weights' reference, so a restarted actor needs no state; only refused weights (`WeightsError`) and a broken engine
 (`EngineError`) leave an actor, and RLlib then replaces it.
 

@@ -29,7 +29,7 @@ from learner.summary import build_summary, print_summary, write_summary
 from learner.tracking import PeakMemory, Tracker
 from reward_server.client import RewardClient
 from reward_server.spec import reward_from_components
-from reward_server.worker import reward_workers
+from reward_server.worker import addresses, start_workers
 from rrg.data import StudySet, load_studies
 from rrg.data.study import Study
 from rrg.model.backbone import FeatureStore
@@ -96,16 +96,27 @@ def _started(cfg: Config, run_dir: Path, show: Show) -> Iterator[tuple[ReportRL,
         **({} if cfg.cluster.address else _local_ray(cfg)),
     )
     try:
-        with reward_workers(cfg.reward, timeout_s=cfg.cluster.start_timeout_s) as addresses:
-            algo = ReportRLConfig().report(cfg, run_dir, reward_addresses=addresses).build_algo()
-            client = RewardClient(addresses, timeout_s=cfg.reward.timeout_s)
-            try:
-                yield algo, client
-            finally:
-                client.close()
-                algo.stop()
+        reward_addresses = _reward_addresses(cfg)
+        algo = ReportRLConfig().report(cfg, run_dir, reward_addresses=reward_addresses).build_algo()
+        client = RewardClient(reward_addresses, timeout_s=cfg.reward.timeout_s)
+        try:
+            yield algo, client
+        finally:
+            client.close()
+            algo.stop()
     finally:
         ray.shutdown()
+
+
+def _reward_addresses(cfg: Config) -> list[str]:
+    """The server that the config names, or workers of the run's own (which end with its Ray)."""
+    if cfg.reward.address is not None:
+        return [cfg.reward.address]
+    local = cfg.cluster.address is None
+    workers = start_workers(
+        cfg.reward.num_workers, backend=cfg.reward.backend, threads=cfg.reward.threads, local=local, num_cpus=1
+    )
+    return addresses(workers, cfg.cluster.start_timeout_s)
 
 
 def _local_ray(cfg: Config) -> dict[str, object]:

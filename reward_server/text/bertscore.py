@@ -22,8 +22,8 @@ from reward_server.text.encoder import Encoding
 from reward_server.text.statements import Statement, Status
 from reward_server.text.words import Word
 
-# Mean F of unrelated pairs of the Open-i findings (see docs/reward_server.md): what chance gives.
-BASELINE = 0.40
+# What chance gives: mean F of Open-i findings against general English text (0.356 over 240 pairs).
+BASELINE = 0.36
 _SIGN = {Status.PRESENT: 1.0, Status.ABSENT: -1.0, Status.UNCERTAIN: 0.0}
 _SIDES = {"left": -1.0, "right": 1.0}
 

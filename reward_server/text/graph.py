@@ -1,10 +1,11 @@
 """Agreement of two reports' statements: an F1 over entities and relations after RadGraph's, with the holes closed.
 
-Contract: pure functions, symmetric but for nothing, in [0, 1]; 1 for equal statements. Differences from RadGraph F1:
+Contract: pure functions in [0, 1]; 1 for equal statements. Differences from RadGraph F1:
 
 - Statements are matched one to one (multisets), so saying one twice does not pay.
 - The side is part of a finding: left for right gets nothing, a missing side half.
-- A contradiction (present against absent, "the lungs are clear" against an opacity) costs as much as a match gains.
+- A contradiction (present against absent, "the lungs are clear" against an opacity) costs as much as a match gains,
+  also when the hypothesis says the right thing elsewhere.
 - What is present weighs more than what is absent, which most reports list alike.
 - Relations (`located_at`, `modify`) count within their matched statement, a quarter of an entity each.
 - Empty against empty is 1, so that an exact copy always gets 1.
@@ -18,6 +19,7 @@ from reward_server.text.lexicon import FAMILY_OF, GENERAL_OF
 from reward_server.text.statements import INCOMPLETE, Statement, Status
 
 _RELATION_WEIGHT = 0.25
+_SURENESS = {Status.PRESENT: 1.0, Status.UNCERTAIN: 0.5}
 _WEIGHTS = {Status.PRESENT: 2.0, Status.UNCERTAIN: 1.0, Status.ABSENT: 1.0}
 
 
@@ -26,38 +28,53 @@ def graph_f1(reference: Sequence[Statement], hypothesis: Sequence[Statement]) ->
     total = sum(map(_mass, reference)) + sum(map(_mass, hypothesis))
     if not total:
         return 1.0
-    matched = sum(
-        credit * (_weight(a) + _weight(b)) + (2 * _RELATION_WEIGHT * _shared(a, b) if credit > 0 else 0.0)
-        for credit, a, b in match(reference, hypothesis)
+    pairs = match(reference, hypothesis)
+    gained = sum(c * (_weight(reference[i]) + _weight(hypothesis[j])) for c, i, j in pairs)
+    shared = sum(2 * _RELATION_WEIGHT * _shared(reference[i], hypothesis[j]) for c, i, j in pairs)
+    paired = {j for _, _, j in pairs}
+    contradicting = sum(
+        2 * _weight(b)
+        for j, b in enumerate(hypothesis)
+        if j not in paired and min((agreement(a, b) for a in reference), default=0.0) < 0
     )
-    return min(1.0, max(0.0, matched / total))
+    return min(1.0, max(0.0, (gained + shared - contradicting) / total))
 
 
 def positive_f1(reference: Sequence[Statement], hypothesis: Sequence[Statement]) -> float:
-    """F1 of the findings that are there, with their side; 1 if neither report has any, 0 if only one has."""
+    """F1 of the findings that are there, with their side (uncertain ones weigh half); 1 if neither report has any, 0 if
+    only one has.
+
+    A finding that the hypothesis both states and denies, and the reference does not, earns nothing.
+    """
     expected = [s for s in reference if s.positive]
     stated = [s for s in hypothesis if s.positive]
     if not expected and not stated:
         return 1.0
-    same = [c for c, a, b in match(expected, stated) if a.concept == b.concept and c > 0]
-    return 2 * sum(same) / (len(expected) + len(stated))
+    denied = _denied(hypothesis) - _denied(reference)
+    found = sum(
+        credit * (_SURENESS[expected[i].status] + _SURENESS[stated[j].status])
+        for credit, i, j in match(expected, stated)
+        if expected[i].concept == stated[j].concept and stated[j].concept not in denied
+    )
+    return found / sum(_SURENESS[s.status] for s in (*expected, *stated))
 
 
-def match(reference: Sequence[Statement], hypothesis: Sequence[Statement]) -> list[tuple[float, Statement, Statement]]:
-    """Pairs the statements one to one, the best first; what is left over, by contradictions. Credits in [-1, 1]."""
+def match(reference: Sequence[Statement], hypothesis: Sequence[Statement]) -> list[tuple[float, int, int]]:
+    """Pairs (credit, i, j) of statements one to one, the best first, contradictions last; credits in [-1, 1]."""
     candidates = [
         (credit, -abs(i - j), -i, -j)
         for i, a in enumerate(reference)
         for j, b in enumerate(hypothesis)
         if (credit := agreement(a, b))
     ]
-    free_reference, free_hypothesis = set(range(len(reference))), set(range(len(hypothesis)))
+    taken_i: set[int] = set()
+    taken_j: set[int] = set()
     pairs = []
-    for credit, _, i, j in sorted(candidates, reverse=True):
-        if -i in free_reference and -j in free_hypothesis:
-            free_reference.remove(-i)
-            free_hypothesis.remove(-j)
-            pairs.append((credit, reference[-i], hypothesis[-j]))
+    for credit, _, minus_i, minus_j in sorted(candidates, reverse=True):
+        if minus_i not in taken_i and minus_j not in taken_j:
+            taken_i.add(minus_i)
+            taken_j.add(minus_j)
+            pairs.append((credit, -minus_i, -minus_j))
     return pairs
 
 
@@ -87,6 +104,10 @@ def _side_agreement(a: str, b: str) -> float:
     if a == b:
         return 1.0
     return 0.0 if {a, b} == {"left", "right"} else 0.5
+
+
+def _denied(statements: Sequence[Statement]) -> set[str]:
+    return {s.concept for s in statements if s.status is Status.ABSENT}
 
 
 def _weight(statement: Statement) -> float:

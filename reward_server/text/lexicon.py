@@ -27,6 +27,7 @@ class Kind(Enum):
     ENLARGED = auto()  # words whose finding depends on the anatomy: enlarged, widened, calcified, elevated, ...
     CALCIFIED = auto()
     ELEVATED = auto()
+    LOW = auto()
     BORDERLINE = auto()
     NO = auto()  # negates what follows
     NOT_SEEN = auto()  # negates what stands before
@@ -50,7 +51,7 @@ class Mention:
 
 _FINDINGS = """
 cardiomegaly: cardiomegaly | cardiac enlargement | enlargement of the heart | enlargement of the cardiac silhouette
-  | enlargement of the heart silhouette | enlarged cardiac silhouette
+  | heart is large | heart is big | heart remain large | heart size remain large | enlargement of the heart silhouette | enlarged cardiac silhouette
 enlarged cardiomediastinum: enlarged cardiomediastinal silhouette | mediastinal widening | widened mediastinum
   | enlargement of the cardiomediastinal silhouette | widening of the mediastinum | cardiomediastinal enlargement
   | mediastinal enlargement
@@ -75,6 +76,7 @@ effusion: effusion | pleural effusion | pleural fluid | fluid collection | fluid
 pneumothorax: pneumothorax | hydropneumothorax | pleural line | collapsed lung
 pleural thickening: pleural thickening | pleural plaque | pleural scarring | pleural calcification | pleural scar
   | pleural abnormality | pleural disease | thickening of the pleura | pleural reaction | fissural thickening
+lucency: lucency
 nodule: nodule | nodular opacity | nodular density | nodularity | pulmonary nodule | nodular lesion
 mass: mass | lesion | tumor | malignancy | neoplasm | metastasis | cancer | mass lesion
 cavity: cavitation | cavity | cavitary lesion | cavitary
@@ -85,7 +87,7 @@ tuberculosis: tuberculosis | tuberculous disease | tuberculous change
 scar: scar | scarring | cicatrix | parenchymal scarring | scar formation | fibrotic scarring
 emphysema: emphysema | emphysematous change | copd | chronic obstructive pulmonary disease | bulla | bullous disease
   | bullous change | obstructive pulmonary disease | obstructive disease | hyperlucency | hyperlucent
-hyperinflation: hyperinflation | hyperinflated | hyperexpanded | hyperexpansion | hyperdistention | overinflation
+hyperinflation: hyperinflation | increased retrosternal airspace | increased retrosternal air space | hyperinflated | hyperexpanded | hyperexpansion | hyperdistention | overinflation
   | increased lung volume | hyperaeration | hyperaerated | overexpanded | air trapping | high lung volume | barrel chest
 hypoinflation: hypoinflation | hypoinflated | low lung volume | lung volume low | hypoventilation | poor inspiration
   | shallow inspiration | low volume | decreased lung volume | hypoventilatory | poor inspiratory effort | reduced lung volume
@@ -104,7 +106,7 @@ aneurysm: aneurysm | aneurysmal dilatation | aneurysmal
 atherosclerosis: atherosclerosis | atherosclerotic | atherosclerotic calcification | atherosclerotic change | vascular calcification
   | atherosclerotic disease | atherosclerotic vascular disease | atherosclerotic vascular calcification | arteriosclerosis
   | coronary artery calcification | coronary calcification | arteriosclerotic calcification
-degenerative change: degenerative change | degenerative disease | degenerative | spondylosis | osteophyte | arthritic change
+degenerative change: degenerative change | degeneration | degenerative disease | degenerative | spondylosis | osteophyte | arthritic change
   | degenerative disc disease | arthritis | osteoarthritis | spurring | disc disease | endplate change | osteophytosis
   | degenerative endplate change | disc space narrowing | arthropathy | dish | spondylitic change | osteophyte formation
   | degenerative spurring | hypertrophic change | arthrosis | syndesmophyte | osteoarthritic change | hypertrophic spurring
@@ -121,14 +123,14 @@ catheter: catheter | central line | picc | picc line | port | venous catheter | 
   | venous line | chest port | line tip | central venous line | dialysis catheter | infusion port | portacath
 pacemaker: pacemaker | pacer | pacing device | icd | aicd | defibrillator | cardiac device | pacemaker lead | lead | generator
   | pulse generator | implanted medical device | pacemaker generator | stimulator
-tube: tube | endotracheal tube | enteric tube | feeding tube | nasogastric tube | ng tube | chest tube | tracheostomy
+tube: tube | shunt | shunt tubing | tubing | endotracheal tube | enteric tube | feeding tube | nasogastric tube | ng tube | chest tube | tracheostomy
   | et tube | tracheostomy tube | drain | thoracostomy tube
 clip: clip | surgical clip | suture | surgical suture | staple | surgical material | cholecystectomy clip
 sternotomy: sternotomy | sternotomy wire | sternal wire | median sternotomy | median sternotomy wire | cabg | bypass
   | bypass graft | coronary artery bypass
 valve: valve | prosthetic valve | valve replacement | valve prosthesis | annuloplasty
 stent: stent | coronary stent
-hardware: hardware | fixation | fusion hardware | orthopedic hardware | spinal fusion | fusion | prosthesis | arthroplasty | plate
+hardware: hardware | closure device | occluder | fixation | fusion hardware | orthopedic hardware | spinal fusion | fusion | prosthesis | arthroplasty | plate
   | rod | screw | surgical hardware | anchor
 foreign body: foreign body | bullet | bullet fragment | shrapnel | metallic fragment
 surgical change: surgical change | postsurgical change | postoperative change | post surgical change | post operative change
@@ -150,8 +152,9 @@ vasculature: pulmonary vasculature | vasculature | pulmonary vascularity | vascu
 artery: pulmonary artery | coronary artery | artery
 hilum: hilum | hilar | perihilar | suprahilar | infrahilar | hilar contour | hilar structure
 trachea: trachea | tracheal | airway | bronchus | carina | paratracheal
-lung: lung | pulmonary | lung field | lung parenchyma | hemithorax | lobe | lung zone | parenchyma | airspace | air space
-  | alveolar | parenchymal | midlung zone | midlung | lung volume
+lung: lung | pulmonary | lung field | lung parenchyma | hemithorax | lobe | lung zone | parenchyma | parenchymal | midlung zone | midlung
+lung volume: lung volume
+airspace: airspace | air space | alveolar
 upper lung: upper lobe | upper lung | apex | apical | biapical | lung apex | upper lung zone | upper zone | upper lung field
 middle lung: middle lobe | mid lung | lingula | lingular | mid lung zone | midlung zone | lingular segment
 lower lung: lower lobe | lower lung | base | basilar | basal | lung base | lower lung zone | lower zone | retrocardiac | infrahilar region
@@ -160,12 +163,12 @@ pleura: pleura | pleural | pleural space | costophrenic | costophrenic angle | c
 diaphragm: diaphragm | hemidiaphragm | diaphragmatic
 bone: bone | bony | bony structure | osseous structure | osseous | osseus structure | osseus | skeletal structure | skeleton | bony thorax | skeletal
   | bone structure | bony skeleton | thoracic cage
-spine: spine | thoracic spine | vertebra | vertebral body | spinal | thoracolumbar spine | lumbar spine | cervical spine
+spine: spine | vertebral | thoracic vertebral | thoracic spine | vertebra | vertebral body | spinal | thoracolumbar spine | lumbar spine | cervical spine
   | thoracic vertebra | disc | endplate | thoracolumbar | midthoracic spine | midthoracic | dorsal spine
 rib: rib | rib cage
 clavicle: clavicle | acromioclavicular joint
 shoulder: shoulder | humerus | humeral | humeral head | glenohumeral joint | scapula
-chest: chest | cardiopulmonary | thorax | intrathoracic
+chest: chest | retrosternal airspace | retrosternal | cardiopulmonary | thorax | intrathoracic
 chest wall: chest wall | soft tissue | breast | sternum | thoracic soft tissue
 abdomen: abdomen | upper abdomen | stomach | bowel | quadrant | upper quadrant
 lymph node: lymph node | node
@@ -192,21 +195,23 @@ lateral: lateral | posterior | anterior | medial | superior | inferior
 
 _OTHER: Mapping[Kind, str] = {
     Kind.ABNORMALITY: """abnormality: abnormality | disease | process | abnormal finding | finding | pathology | abnormal
-  | acute finding | abnormal change""",
+  | acute finding | abnormal change | bony change | osseous change | acute change | injury | acute bony change""",
     Kind.CHANGE: """stable: stable | unchanged | no change | not changed | no interval change | similar | constant | without change
   | no significant change | no significant interval change
 increased: increased | worsened | worse | worsening | progressed | increase | progression
 decreased: decreased | improved | improving | improvement | decrease""",
-    Kind.NORMAL: """normal: normal | unremarkable | clear | intact | within normal limit | normal in size | midline | in the midline
-  | within limit of normal | normally inflated | well inflated | well expanded | clear and expanded | normal in size and contour
+    Kind.NORMAL: """limits: within normal limit | within limit of normal | upper limit of normal | top normal | upper normal
+  | at the upper limit of normal | upper limit normal | top limit of normal | low normal
+normal: normal | unremarkable | clear | intact | normal in size | midline | in the midline
+  | normally inflated | well inflated | well expanded | clear and expanded | normal in size and contour
   | normal in appearance | well aerated | normal size | normal in contour | normal size and contour | normal in size and appearance
   | expanded | sharp | patent | normal in caliber | normally aerated | without abnormality | preserved | maintained
   | normal in size and configuration | normal limit | negative | non enlarged | nonenlarged | free""",
-    Kind.BORDERLINE: """borderline: borderline | upper limit of normal | top normal | upper normal | at the upper limit of normal
-  | upper limit normal | borderline enlarged | top limit of normal | borderline in size | borderline size | borderline enlargement""",
+    Kind.BORDERLINE: "borderline: borderline | borderline enlarged | borderline in size | borderline size | borderline enlargement",
     Kind.ENLARGED: """enlarged: enlarged | enlargement | prominent | prominence | widened | widening | dilated | big | dilatation
   | large in size""",
     Kind.CALCIFIED: "calcified: calcified | calcification | calcific change",
+    Kind.LOW: "low: low | reduced | diminished",
     Kind.ELEVATED: "elevated: elevated | elevation | raised",
     Kind.NO: """no: no | not | without | free of | clear of | negative for | absence of | no evidence of | without evidence of
   | no sign of | resolution of | removal of | nor | no evidence for | without evidence for | devoid of | never | non | neither
@@ -221,11 +226,11 @@ decreased: decreased | improved | improving | improvement | decrease""",
     Kind.MAYBE_BEFORE: """maybe: cannot be excluded | not excluded | cannot be ruled out | is possible | is suspected | not be excluded
   | are possible | is questioned""",
     Kind.EITHER: "or: or | versus | vs",
-    Kind.BREAK: """break: ; | but | however | although | though | except | otherwise | , the | , there | and the | and there | while | whereas
+    Kind.BREAK: """break: ; | but | however | although | though | except | , the | , there | and the | and there | while | whereas
   | with | , with | there is | there are | , which | which | aside from | apart from | and is | and are | , and the | , and there | , heart
   | , lung""",
     Kind.PLACE: "in: in | of | at | within | along | involving | over | overlying | near | on | to | from | projecting over",
-    Kind.FUNCTION: """-: the | a | an | is | are | was | were | be | been | and | , | : | / | ( | ) | there | this | that | has | have | had
+    Kind.FUNCTION: """-: otherwise | thoracic | upper | lower | mid | consistent with | compatible with | associated with | the | a | an | is | are | was | were | be | been | and | , | : | / | ( | ) | there | this | that | has | have | had
   | seen | noted | identified | present | visualized | demonstrated | evident | appear | appearing | visible | evidence | sign
   | any | both | other | definite | definitely | again | area | region | level | aspect | portion | size | contour | appearance
   | for | as | by | convincing | typical | specifically | also | only | overt | obvious | it | these | zone | sided | side | bilaterally | grossly
@@ -255,7 +260,7 @@ OWN_ANATOMY: Mapping[str, frozenset[str]] = MappingProxyType(
         "pneumothorax": frozenset({"pleura"}),
         "pleural thickening": frozenset({"pleura"}),
         "hyperinflation": frozenset({"lung"}),
-        "hypoinflation": frozenset({"lung"}),
+        "hypoinflation": frozenset({"lung", "lung volume"}),
         "flattened diaphragm": frozenset({"diaphragm"}),
         "elevated diaphragm": frozenset({"diaphragm"}),
         "eventration": frozenset({"diaphragm"}),
@@ -275,6 +280,8 @@ NORMAL_OF: Mapping[str, str] = MappingProxyType(
         "heart": "cardiomegaly",
         "cardiomediastinum": "enlarged cardiomediastinum",
         "mediastinum": "mediastinum abnormality",
+        "airspace": "consolidation",
+        "lung volume": "hypoinflation",
         "upper lung": "lung abnormality",
         "middle lung": "lung abnormality",
         "lower lung": "lung abnormality",
@@ -381,6 +388,7 @@ _BY_ANATOMY: Mapping[Kind, Mapping[str, str]] = MappingProxyType(
             "": "calcification",
         },
         Kind.ELEVATED: {"diaphragm": "elevated diaphragm"},
+        Kind.LOW: {"lung volume": "hypoinflation"},
     }
 )
 

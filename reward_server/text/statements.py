@@ -17,7 +17,7 @@ from reward_server.text.words import Word
 
 INCOMPLETE = "incomplete"  # a cue without its object: "no focal is seen"
 
-_FINDING_LIKE = frozenset({Kind.FINDING, Kind.ABNORMALITY, Kind.ENLARGED, Kind.CALCIFIED, Kind.ELEVATED, Kind.BORDERLINE})
+_FINDING_LIKE = frozenset({Kind.FINDING, Kind.ABNORMALITY, Kind.ENLARGED, Kind.CALCIFIED, Kind.ELEVATED, Kind.LOW, Kind.BORDERLINE})
 _BOUND = frozenset({Kind.ANATOMY, Kind.SIDE, Kind.MODIFIER, Kind.CHANGE})
 _JOINING = frozenset({"and", ",", "/", "sided", "side", "bilaterally"})
 
@@ -43,8 +43,8 @@ class Statement:
 
     @property
     def positive(self) -> bool:
-        """Whether it states a finding or a device that is there."""
-        return self.specific and self.status is Status.PRESENT
+        """Whether it states a finding or a device that is, or may be, there."""
+        return self.specific and self.status is not Status.ABSENT
 
 
 def read_statements(sentence: Sequence[Word]) -> list[Statement]:
@@ -99,7 +99,7 @@ class _Clause:
                     Statement(
                         lexicon.NORMAL_OF.get(name, f"{name} abnormality"),
                         Status.ABSENT,
-                        specific=name in lexicon.NORMAL_OF and name == "heart",
+                        specific=name in ("heart", "airspace"),
                         words=tuple(range(mention.start, mention.end)),
                     )
                 )
@@ -166,6 +166,11 @@ class _Clause:
     def _status(self, i: int) -> Status:
         if self._negated(i) or any(m.kind is Kind.NOT_SEEN for m in self.mentions[i + 1 :]):
             return Status.ABSENT
+        for mention in self.mentions[i + 1 :]:
+            if mention.kind is Kind.NORMAL and mention.value == "limits":
+                return Status.ABSENT  # "vascular engorgement within limits of normal"
+            if mention.kind in _FINDING_LIKE or mention.kind is Kind.ANATOMY:
+                break
         either = any(m.kind is Kind.EITHER for m in self.mentions) and any(
             all(m.kind in _BOUND or m.kind is Kind.EITHER or m.kind is Kind.FUNCTION for m in self.mentions[min(i, j) + 1 : max(i, j)])
             and any(m.kind is Kind.EITHER for m in self.mentions[min(i, j) + 1 : max(i, j)])
@@ -193,12 +198,16 @@ class _Clause:
             names = [lexicon.NORMAL_OF.get(name, f"{name} abnormality") for name in dict.fromkeys(anatomies)]
             if not names and status is Status.ABSENT:
                 names = ["abnormality"]
-            return [replace(template, concept=name, specific=name == "cardiomegaly") for name in names]
+            return [replace(template, concept=name, specific=name in ("cardiomegaly", "consolidation")) for name in names]
         concept = lexicon.concept_of(mention, anatomies)
         if concept is None:
             return []
         own = lexicon.OWN_ANATOMY.get(concept, frozenset())
-        return [replace(template, concept=concept, anatomy=frozenset(anatomies) - own)]
+        result = [replace(template, concept=concept, anatomy=frozenset(anatomies) - own - {"airspace"})]
+        if "airspace" in anatomies and "lung" not in own:
+            # "focal airspace pleural effusion": the word has lost its noun.
+            result.append(Statement(INCOMPLETE, status, specific=False, words=template.words))
+        return result
 
     def _other_statements(self, loose: Sequence[Mention]) -> list[Statement]:
         """What a clause without finding says: that something is unchanged, or nothing at all."""

@@ -26,10 +26,10 @@ _IRREGULAR = {
     "foci": "focus",
     "bases": "base",
     "atria": "atrium",
-    "aerated": "aerated",
+    "pancreas": "pancreas",
 }
 # Endings that look like a plural and are none.
-_NO_PLURAL = ("ss", "us", "is", "as", "xs")
+_NO_PLURAL = ("ss", "us", "is", "xs")
 
 
 @dataclass(frozen=True)

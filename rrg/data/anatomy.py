@@ -35,19 +35,20 @@ class LungShape:
     outer_x: float
     apex_x: float
 
-    def outer(self, y: Array | float) -> Array:
+    def outer(self, y: npt.ArrayLike) -> Array:
         """x of the rib side at heights y: narrow at the apex, widest above the angle."""
         t = np.clip((np.asarray(y, np.float32) - self.apex_y) / (self.angle_y - self.apex_y), 0.0, 1.0)
-        width = (1.0 - (1.0 - np.minimum(t / 0.78, 1.0)) ** 2.3) * (1.0 - 0.035 * np.maximum(t - 0.78, 0.0) / 0.22)
+        rise = 1.0 - np.minimum(t / 0.78, 1.0)
+        width = (0.62 * (1.0 - rise**2.3) + 0.38 * np.sqrt(1.0 - rise**6)) * (1.0 - 0.16 * np.maximum(t - 0.78, 0.0))
         return np.asarray(self.apex_x + (self.outer_x - self.apex_x) * width, np.float32)
 
-    def inner(self, y: Array | float) -> Array:
+    def inner(self, y: npt.ArrayLike) -> Array:
         """x of the mediastinal side at heights y (the heart covers its lower part)."""
         t = np.clip((np.asarray(y, np.float32) - self.apex_y) / (self.angle_y - self.apex_y), 0.0, 1.0)
-        bend = np.minimum(t / 0.12, 1.0) ** 0.5
+        bend = np.sqrt(1.0 - (1.0 - np.minimum(t / 0.10, 1.0)) ** 2)
         return np.asarray(self.apex_x + (self.inner_x - self.apex_x) * bend, np.float32)
 
-    def floor(self, x: Array | float) -> Array:
+    def floor(self, x: npt.ArrayLike) -> Array:
         """y of the diaphragm at positions x: an arc that falls off to the angle at the side and a little inside."""
         middle = self.inner_x + 0.42 * (self.outer_x - self.inner_x)
         u = (np.asarray(x, np.float32) - middle) / (self.outer_x - middle)
@@ -98,7 +99,7 @@ class Anatomy:
         """Centre of the aortic knob."""
         return self.center_x + 0.5 * self.upper_width + 0.35 * self.knob_radius, self.carina_y - 0.055
 
-    def spine_x(self, y: Array | float) -> Array:
+    def spine_x(self, y: npt.ArrayLike) -> Array:
         """x of the spine's midline at heights y."""
         ys = np.asarray(y, np.float32)
         wave = np.sin((ys - 0.12) / 0.62 * np.pi) * (ys < 0.74) - 0.5 * np.sin((ys - 0.74) / 0.5 * np.pi) * (ys >= 0.74)
@@ -175,14 +176,14 @@ def sample_anatomy(rng: np.random.Generator, signs: Sequence[Sign]) -> Anatomy:
     u = rng.uniform(-1.0, 1.0, 16)
     center = 0.5 + 0.015 * u[0]
     hyper, hypo = worst(signs, "hyperinflation"), worst(signs, "hypoinflation")
-    half = 0.365 + 0.022 * u[1] + 0.02 * (hyper > 0)
-    apex = 0.135 + 0.018 * u[2]
-    dome = 0.745 + 0.02 * u[3] + (0.035 + 0.045 * hyper if hyper else 0.0) - (0.08 + 0.06 * hypo if hypo else 0.0)
+    half = 0.36 + 0.03 * u[1] + 0.02 * (hyper > 0)
+    apex = 0.125 + 0.025 * u[2]
+    dome = 0.745 + 0.025 * u[3] + (0.05 + 0.04 * hyper if hyper else 0.0) - (0.08 + 0.06 * hypo if hypo else 0.0)
     lungs = {side: _lung(side, center, half, apex, dome, u, signs) for side in SIDES}
     bottom = min(lung.dome_y for lung in lungs.values()) + 0.06
     # The cardiothoracic ratio: normal up to 0.5.
     big = worst(signs, "cardiomegaly")
-    ratio = 0.535 + 0.17 * big + 0.01 * u[6] if big else 0.435 + 0.02 * u[6]
+    ratio = 0.535 + 0.16 * big + 0.01 * u[6] if big else 0.43 + 0.025 * u[6]
     heart_width = 2 * half * ratio
     height = 0.30 + 0.01 * u[7] + 0.08 * big
     tortuous = worst(signs, "tortuous_aorta")
@@ -190,7 +191,7 @@ def sample_anatomy(rng: np.random.Generator, signs: Sequence[Sign]) -> Anatomy:
     curve = 0.0
     for sign in signs:
         if sign.finding == "scoliosis":
-            curve = (0.028 + 0.045 * sign.severity) * (-1.0 if sign.sides == ("left",) else 1.0)
+            curve = (0.042 + 0.045 * sign.severity) * (-1.0 if sign.sides == ("left",) else 1.0)
     return Anatomy(
         center_x=center,
         lungs=lungs,
@@ -202,7 +203,7 @@ def sample_anatomy(rng: np.random.Generator, signs: Sequence[Sign]) -> Anatomy:
         carina_y=apex + 0.225 + 0.01 * u[9],
         knob_radius=0.036 + 0.004 * u[10] + (0.014 + 0.016 * tortuous if tortuous else 0.0),
         aorta_bend=0.03 + 0.04 * tortuous if tortuous else 0.0,
-        upper_width=0.125 + 0.01 * u[11] + (0.06 + 0.06 * wide if wide else 0.0),
+        upper_width=0.125 + 0.01 * u[11] + (0.05 + 0.05 * wide if wide else 0.0),
         spine_curve=curve,
         body_width=half + 0.085 + 0.025 * u[12],
         clavicle_y=apex + 0.055 + 0.012 * u[13],
@@ -225,7 +226,7 @@ def _lung(
         depth = 0.03
         dome_y += 0.035
     elif worst(signs, "hyperinflation"):
-        depth = 0.075
+        depth = 0.065
     return LungShape(
         side=side,
         apex_y=apex + 0.006 * u[5 - index],
@@ -233,5 +234,5 @@ def _lung(
         angle_y=min(dome_y + depth, 0.97),
         inner_x=center + direction * 0.055,
         outer_x=center + direction * half,
-        apex_x=center + direction * (0.135 + 0.01 * u[15]),
+        apex_x=center + direction * (0.115 + 0.01 * u[15]),
     )

@@ -39,6 +39,7 @@ def paint_chest(anatomy: Anatomy, signs: Sequence[Sign], rng: np.random.Generato
     lungs = {side: polygon_mask(anatomy.lungs[side].contour(), blur=0.9) for side in SIDES}
     chest = Chest(anatomy, pixels, lungs)
     _lung_fields(chest, worst(signs, "emphysema"))
+    _breasts(chest, rng)
     _stomach(chest, rng)
     _vessels(chest, signs, rng)
     _hila(chest, signs, rng)
@@ -68,8 +69,17 @@ def _lung_fields(chest: Chest, emphysema: float) -> None:
     level = LUNG_LEVEL + 0.07 * np.clip((ys - 0.3) / 0.45, 0.0, 1.0)
     if emphysema:
         level = level - (0.05 + 0.05 * emphysema) * (1.0 - 0.5 * np.clip((ys - 0.3) / 0.4, 0.0, 1.0))
-    toward(chest.pixels, np.float32(0.0), 0.97 * chest.both_lungs)
+    toward(chest.pixels, 0.0, 0.97 * chest.both_lungs)
     chest.pixels += level.astype(np.float32) * chest.both_lungs
+
+
+def _breasts(chest: Chest, rng: np.random.Generator) -> None:
+    """Soft shadows over the lower lungs, from none to heavy: a matter of the patient, not a finding."""
+    weight = max(float(rng.uniform(-0.5, 1.0)), 0.0)
+    for side in SIDES:
+        x, y = chest.anatomy.lungs[side].at(0.62, 0.80)
+        window, values = blob(x, y, 0.145, 0.115, power=3.0)
+        lighten(chest.pixels[window], 0.11 * weight, values)
 
 
 def _stomach(chest: Chest, rng: np.random.Generator) -> None:
@@ -92,11 +102,11 @@ def _vessels(chest: Chest, signs: Sequence[Sign], rng: np.random.Generator) -> N
     loss = worst(signs, "emphysema")
     for side in SIDES:
         hilum = _hilum(chest, side)
-        for angle in np.linspace(-78, 80, 11) + rng.uniform(-7, 7, 11):
-            width = 1.7 + (1.6 * wide if wide else 0.0) * (1.0 if angle < 10 else 0.5)
-            length = (0.30 - 0.09 * abs(angle) / 90) * rng.uniform(0.8, 1.1) * (1.0 - 0.45 * loss)
+        for angle in np.linspace(-80, 82, 9) + rng.uniform(-11, 11, 9):
+            width = 2.2 + (1.6 * wide if wide else 0.0) * (1.0 if angle < 10 else 0.5)
+            length = (0.26 - 0.06 * abs(angle) / 90) * rng.uniform(0.7, 1.15) * (1.0 - 0.45 * loss)
             _branch(layer, rng, hilum, np.deg2rad(angle), DIRECTION[side], length, width, depth=3)
-    lighten(chest.pixels, 0.26 + 0.12 * wide, layer.mask(0.5) * chest.both_lungs)
+    lighten(chest.pixels, 0.22 + 0.14 * wide, layer.mask(0.7) * chest.both_lungs)
 
 
 def _branch(
@@ -108,8 +118,8 @@ def _branch(
     end = (x + direction * step * float(np.cos(angle)), y + step * float(np.sin(angle)))
     layer.line([start, end], width, value=0.35 + 0.2 * depth)
     if depth > 1:
-        for turn in (-0.28, 0.28):
-            bend = angle + turn + 0.2 * rng.uniform(-1, 1)
+        for turn in (-0.33, 0.33):
+            bend = angle + turn + 0.3 * rng.uniform(-1, 1)
             _branch(layer, rng, end, bend, direction, length * 0.62, width * 0.68, depth - 1)
 
 
@@ -157,10 +167,10 @@ def _mediastinum(chest: Chest) -> None:
     aorta.disc(knob_x, knob_y, a.knob_radius, a.knob_radius * 1.1)
     descending = curve([(knob_x + 0.3 * a.knob_radius, knob_y), (knob_x + 0.1 * a.knob_radius + bend, knob_y + 0.13),
                         (knob_x + 0.2 * bend, knob_y + 0.27), (cx + 0.03, knob_y + 0.42)])  # fmt: skip
-    aorta.line(descending, 15 + 70 * bend)
+    aorta.line(descending, 15 + 50 * bend)
     if bend:
-        ascending = [(cx - half + 0.02, knob_y + 0.05), (cx - half - 0.35 * bend, knob_y + 0.12), (cx, knob_y + 0.26)]
-        aorta.line(curve(ascending), 14 + 70 * bend)
+        ascending = [(cx - half + 0.02, knob_y + 0.05), (cx - half - 0.10 * bend, knob_y + 0.13), (cx, knob_y + 0.26)]
+        aorta.line(curve(ascending), 14 + 40 * bend)
     toward(chest.pixels, 0.66, 0.88 * aorta.mask(0.8))
     toward(chest.pixels, 0.74, 0.94 * polygon_mask(heart_outline(a), blur=0.9))
     airway = Layer()
@@ -174,7 +184,7 @@ def _spine(chest: Chest, signs: Sequence[Sign], rng: np.random.Generator) -> Non
     """Vertebral bodies with endplates and pedicles; degenerative: osteophytes and sclerosis; deformed: one or more
     flattened, dense bodies."""
     a = chest.anatomy
-    body, edges = Layer(), Layer()
+    body, edges, spurs = Layer(), Layer(), Layer()
     wear, crush = worst(signs, "degenerative_spine"), worst(signs, "vertebral_deformity")
     crushed = {9} | ({7} if crush > 0.7 else set()) if crush else set()
     for index, y in enumerate(VERTEBRAE):
@@ -185,25 +195,27 @@ def _spine(chest: Chest, signs: Sequence[Sign], rng: np.random.Generator) -> Non
         tilt = (float(a.spine_x(y + 0.01)) - float(a.spine_x(y - 0.01))) / 0.02 * width
         corners = [(x - width, y - height + tilt), (x + width, y - height - tilt), (x + width, y + height - tilt),
                    (x - width, y + height + tilt)]  # fmt: skip
-        body.polygon(corners, 1.0 if index in crushed else 0.55)
-        edges.line(corners[:2], 1.5 if index in crushed else 1.0, 0.6)
-        edges.line(corners[2:], 1.5 if index in crushed else 1.0, 0.6)
+        (spurs if index in crushed else body).polygon(corners, 0.8 if index in crushed else 0.55)
+        edges.line(corners[:2], 1.0, 0.6)
+        edges.line(corners[2:], 1.0, 0.6)
         for side in (-1, 1):
             edges.disc(x + side * 0.55 * width, y - 0.2 * height, 0.006, 0.009, value=0.55)
         if wear and index >= 3:
-            _osteophytes(edges, rng, x, y + height, width, wear)
-    lighten(chest.pixels, 0.20, body.mask(0.7))
-    lighten(chest.pixels, 0.34, edges.mask(0.4))
+            _osteophytes(spurs, rng, x, y + height, width, wear)
+    lighten(chest.pixels, 0.15, body.mask(0.9))
+    lighten(chest.pixels, 0.28, edges.mask(0.5))
+    if wear or crush:
+        lighten(chest.pixels, 0.42, spurs.mask(0.5))
 
 
-def _osteophytes(edges: Layer, rng: np.random.Generator, x: float, y: float, width: float, wear: float) -> None:
+def _osteophytes(spurs: Layer, rng: np.random.Generator, x: float, y: float, width: float, wear: float) -> None:
     """Dense beaks that bridge the disc space at both sides, and a sclerotic endplate."""
     size = 0.011 + 0.013 * wear
     for side in (-1, 1):
         grow = size * rng.uniform(0.7, 1.2)
         root = x + side * width * 0.92
-        edges.polygon([(root, y - 0.013), (root + side * grow, y + 0.004), (root, y + 0.019)], 1.0)
-    edges.line([(x - width, y + 0.003), (x + width, y + 0.003)], 1.2 + 1.8 * wear, 0.95)
+        spurs.polygon([(root, y - 0.013), (root + side * grow, y + 0.004), (root, y + 0.019)], 1.0)
+    spurs.line([(x - width, y + 0.003), (x + width, y + 0.003)], 1.2 + 1.8 * wear, 0.95)
 
 
 def rib_line(anatomy: Anatomy, side: Side, index: int) -> list[Point]:
@@ -252,16 +264,15 @@ def _shoulders(chest: Chest, signs: Sequence[Sign]) -> None:
     layer = Layer()
     cx = chest.anatomy.center_x
     for side in SIDES:
-        line = clavicle_line(chest.anatomy, side)
+        line, direction = clavicle_line(chest.anatomy, side), DIRECTION[side]
         pieces = [line]
         if any(s.finding == "fracture" and s.zone == "clavicle" and side in s.sides for s in signs):
             cut = len(line) // 2
-            pieces = [line[: cut + 2], [(x, y + 0.032) for x, y in line[cut - 1 :]]]
+            pieces = [line[: cut + 2], [(x - direction * 0.02, y + 0.042) for x, y in line[cut - 1 :]]]
         for piece in pieces:
             layer.line(piece, 6.5, 0.95)
             layer.line(piece, 4.0, 0.7)
-        direction = DIRECTION[side]
-        layer.disc(cx + direction * 0.475, 0.235, 0.055, 0.06, value=0.5)
+        layer.disc(cx + direction * 0.485, 0.235, 0.06, 0.065, value=0.3)
         scapula = [(cx + direction * 0.36, 0.22), (cx + direction * 0.385, 0.36), (cx + direction * 0.36, 0.50)]
         layer.line(curve(scapula), 3.0, 0.35)
     lighten(chest.pixels, 0.26, layer.mask(0.7))
@@ -275,4 +286,4 @@ def expose(chest: Chest, rng: np.random.Generator) -> npt.NDArray[np.uint8]:
     film = chest.pixels * (1.0 + 0.05 * tilt_x * (xs - 0.5) + 0.05 * tilt_y * (ys - 0.5))
     film = film + 0.010 * grain
     film = np.clip(film * (1.12 + 0.05 * gain), 0.0, 1.0) ** (0.92 + 0.08 * gamma)
-    return np.rint(255.0 * film).astype(np.uint8)
+    return np.asarray(np.rint(255.0 * film), np.uint8)

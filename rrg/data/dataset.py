@@ -73,9 +73,7 @@ def _rendered_openi(
     return studies
 
 
-def _study(
-    study_id: str, split: Split, record: openi.OpeniRecord, signs: tuple[Sign, ...], folder: Path
-) -> Study:
+def _study(study_id: str, split: Split, record: openi.OpeniRecord, signs: tuple[Sign, ...], folder: Path) -> Study:
     """One study; a report that nobody coded is drawn as normal, with unknown (None) findings."""
     findings, by_region = labels_of(signs)
     return Study(

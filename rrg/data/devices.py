@@ -86,11 +86,11 @@ def _pacemaker(chest: Chest, sign: Sign, rng: np.random.Generator) -> None:
     direction = DIRECTION[side]
     x, y = a.center_x + direction * 0.285, a.clavicle_y + 0.125
     can = Layer()
-    can.disc(x, y, 0.058, 0.050)
+    can.disc(x, y, 0.052, 0.044)
     _ink(chest, can, level=0.93, strength=0.95, blur=0.5)
     parts = Layer()
-    parts.disc(x, y + 0.006, 0.030, 0.024)
-    _ink(chest, parts, level=0.70, strength=0.7)
+    parts.polygon([(x - 0.03, y - 0.008), (x + 0.03, y - 0.008), (x + 0.022, y + 0.026), (x - 0.022, y + 0.026)])
+    _ink(chest, parts, level=0.80, strength=0.6)
     entry = [(x - direction * 0.03, y - 0.045), (a.center_x + direction * 0.16, a.clavicle_y + 0.03)]
     if side == "left":
         entry.append((a.center_x + 0.01, a.clavicle_y + 0.06))
@@ -145,7 +145,7 @@ def _surgical_material(chest: Chest, sign: Sign, rng: np.random.Generator) -> No
             x, y = place(a.lungs[side], sign.zone, rng, spread=0.05)
             for step in np.linspace(-0.055, 0.055, 12):
                 layer.disc(x + float(step), y + 0.4 * float(step) + 0.004 * rng.uniform(-1, 1), 0.0045)
-    elif sign.place == "breast" or (sign.sided and sign.place != "mediastinum"):
+    elif sign.on_chest_wall:
         for side in sign.sides:
             lung = a.lungs[side]
             _clips(layer, rng, lung.outer_x - DIRECTION[side] * 0.02, 0.5 * (lung.apex_y + lung.dome_y), 6, 0.045)
@@ -163,7 +163,7 @@ def _spinal_hardware(chest: Chest, sign: Sign, rng: np.random.Generator) -> None
     a = chest.anatomy
     layer = Layer()
     start, end, gap = 0.42, 0.86, 0.026
-    if sign.place == "neck" or sign.texture == "cervical":
+    if sign.zone == "neck":
         start, end, gap = 0.0, 0.13, 0.016
     for side in (-1, 1):
         rod = [(float(a.spine_x(y)) + side * gap, float(y)) for y in np.linspace(start, end, 8)]
@@ -191,13 +191,15 @@ def _foreign_body(chest: Chest, sign: Sign, rng: np.random.Generator) -> None:
     _ink(chest, layer, level=1.0, strength=1.0)
 
 
-_DRAWERS: Final[Mapping[str, Drawer]] = MappingProxyType({
-    "aortic_calcification": _aortic_calcification,
-    "hiatal_hernia": _hiatal_hernia,
-    "catheter": _catheter,
-    "pacemaker": _pacemaker,
-    "tube": _tube,
-    "surgical_material": _surgical_material,
-    "spinal_hardware": _spinal_hardware,
-    "foreign_body": _foreign_body,
-})
+_DRAWERS: Final[Mapping[str, Drawer]] = MappingProxyType(
+    {
+        "aortic_calcification": _aortic_calcification,
+        "hiatal_hernia": _hiatal_hernia,
+        "catheter": _catheter,
+        "pacemaker": _pacemaker,
+        "tube": _tube,
+        "surgical_material": _surgical_material,
+        "spinal_hardware": _spinal_hardware,
+        "foreign_body": _foreign_body,
+    }
+)

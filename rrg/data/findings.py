@@ -15,6 +15,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final, Literal
 
+from rrg.data.mesh_rules import RULES
 from rrg.data.regions import REGIONS, SIDES, Side
 
 FINDINGS: Final[tuple[str, ...]] = (
@@ -78,6 +79,7 @@ _ZONES: Final[tuple[tuple[str, Zone], ...]] = (
     ("clavicle", "clavicle"),
     ("abdomen", "abdomen"),
     ("neck", "neck"),
+    ("cervical vertebrae", "neck"),
     ("hilum", "hilum"),
     ("apex", "apex"),
     ("middle lobe", "mid"),
@@ -133,7 +135,6 @@ _CHEST_DEVICES: Final[Mapping[str, tuple[str, ...]]] = {
     "pacemaker": ("cardiac silhouette", "right atrium"),
     "surgical_material": ("mediastinum",),
 }
-_VERTEBRAE: Final = frozenset({"thoracic vertebrae", "lumbar vertebrae", "cervical vertebrae", "spine"})
 _SEVERITY: Final[Mapping[str, float]] = {
     "borderline": 0.25,
     "mild": 0.4,
@@ -163,11 +164,17 @@ class Sign:
     place: str = ""
 
     @property
+    def on_chest_wall(self) -> bool:
+        """Whether this is surgical material of a breast or an axilla, not of the mediastinum."""
+        named_side = self.sided and self.place != "mediastinum"
+        return self.finding == "surgical_material" and (self.place == "breast" or named_side)
+
+    @property
     def regions(self) -> frozenset[str]:
         """The regions of `REGIONS` that hold the finding; a lung zone's finding is the whole lung's too."""
         if self.finding in _FIXED_REGIONS:
             return frozenset(_FIXED_REGIONS[self.finding])
-        if self.zone == "chest" and self.finding in _CHEST_DEVICES:
+        if self.zone == "chest" and self.finding in _CHEST_DEVICES and not self.on_chest_wall:
             return frozenset(_CHEST_DEVICES[self.finding])
         if self.zone == "abdomen":
             return frozenset({"abdomen"})
@@ -186,108 +193,6 @@ class Sign:
         return frozenset(names)
 
 
-@dataclass(frozen=True)
-class _Rule:
-    """`heading` with any of `any_of` (empty: always) and none of `none_of` means `finding`."""
-
-    heading: str
-    finding: str
-    any_of: frozenset[str] = frozenset()
-    none_of: frozenset[str] = frozenset()
-
-    def holds(self, qualifiers: frozenset[str]) -> bool:
-        return (not self.any_of or bool(self.any_of & qualifiers)) and not self.none_of & qualifiers
-
-
-def _rules() -> dict[str, tuple[_Rule, ...]]:
-    """All rules by heading; for a code each rule that holds gives a sign, once a finding."""
-    big = frozenset({"enlarged", "prominent", "borderline"})
-    extrapulmonary = frozenset({"ribs", "clavicle", "heart", "mediastinum", "breast", "humerus", "abdomen", "sternum"})
-    joints = frozenset({"humerus", "shoulder", "sternum"})
-    hilar = frozenset({"hilum", "lymph nodes", "mediastinum", "trachea, carina"})
-    vessels = frozenset({"aorta", "aorta, thoracic", "blood vessels"})
-    lung = frozenset({"lung"})
-
-    def simple(finding: str, *headings: str) -> list[_Rule]:
-        return [_Rule(heading, finding) for heading in headings]
-
-    rules = [
-        *simple("cardiomegaly", "Cardiomegaly", "Pericardial Effusion"),
-        _Rule("Cardiac Shadow", "cardiomegaly", frozenset({"enlarged", "borderline"})),
-        _Rule("Heart Ventricles", "cardiomegaly", big),
-        _Rule("Heart Atria", "cardiomegaly", big),
-        _Rule("Opacity", "interstitial", frozenset({"interstitial", "reticular"}), extrapulmonary),
-        _Rule("Opacity", "nodule", frozenset({"round"}), extrapulmonary | {"interstitial", "reticular"}),
-        _Rule("Opacity", "opacity", none_of=extrapulmonary | {"interstitial", "reticular", "round"}),
-        _Rule("Density", "nodule", frozenset({"round"}), extrapulmonary),
-        _Rule("Density", "opacity", frozenset({"lung", "retrocardiac"}), extrapulmonary | {"round"}),
-        *simple("consolidation", "Airspace Disease", "Consolidation", "Pneumonia"),
-        _Rule("Infiltrate", "interstitial", frozenset({"interstitial"})),
-        _Rule("Infiltrate", "consolidation", none_of=frozenset({"interstitial"})),
-        *simple("atelectasis", "Pulmonary Atelectasis"),
-        *simple("effusion", "Pleural Effusion", "Hydropneumothorax", "Hemopneumothorax", "Hemothorax"),
-        _Rule("Costophrenic Angle", "blunted_angle", frozenset({"blunted", "obscured"})),
-        _Rule("Sulcus", "blunted_angle", frozenset({"blunted", "obscured"})),
-        _Rule("Nodule", "nodule", none_of=frozenset({"breast", "ribs"})),
-        _Rule("Mass", "nodule", none_of=frozenset({"breast", "abdomen"})),
-        *simple("granuloma", "Calcified Granuloma", "Granulomatous Disease"),
-        _Rule("Granuloma", "granuloma", none_of=_VERTEBRAE),
-        _Rule("Calcinosis", "granuloma", lung, hilar | {"coronary vessels", "pleura"}),
-        _Rule("Calcinosis", "calcified_nodes", hilar),
-        _Rule("Calcinosis", "aortic_calcification", vessels),
-        *simple("aortic_calcification", "Atherosclerosis"),
-        *simple("interstitial", "Markings", "Lung Diseases, Interstitial", "Pulmonary Fibrosis", "Fibrosis"),
-        *simple("interstitial", "Cystic Fibrosis", "Bronchiectasis"),
-        *simple("edema", "Pulmonary Edema"),
-        *simple("congestion", "Pulmonary Congestion", "Heart Failure"),
-        _Rule("Lung", "hyperinflation", frozenset({"hyperdistention"})),
-        _Rule("Lung", "hypoinflation", frozenset({"hypoinflation"})),
-        _Rule("Lung", "interstitial", frozenset({"interstitial"})),
-        _Rule("Lung", "enlarged_hilum", frozenset({"hilum"})),
-        _Rule("Pulmonary Artery", "enlarged_hilum", big),
-        *simple("enlarged_hilum", "Hypertension, Pulmonary"),
-        *simple("emphysema", "Emphysema", "Pulmonary Emphysema", "Pulmonary Disease, Chronic Obstructive"),
-        *simple("emphysema", "Bullous Emphysema", "Blister", "Lung, Hyperlucent"),
-        *simple("pneumothorax", "Pneumothorax", "Hydropneumothorax", "Hemopneumothorax"),
-        _Rule("Diaphragm", "elevated_diaphragm", frozenset({"elevated"})),
-        _Rule("Diaphragm", "flattened_diaphragm", frozenset({"flattened"})),
-        *simple("elevated_diaphragm", "Diaphragmatic Eventration"),
-        _Rule("Aorta", "tortuous_aorta", big | {"tortuous"}),
-        _Rule("Aorta, Thoracic", "tortuous_aorta", big | {"tortuous"}),
-        *simple("tortuous_aorta", "Aortic Aneurysm"),
-        _Rule("Mediastinum", "wide_mediastinum", big),
-        _Rule("Lymph Nodes", "wide_mediastinum", big),
-        *simple("scoliosis", "Scoliosis"),
-        *(_Rule(h, "degenerative_spine", frozenset({"degenerative"})) for h in (
-            "Thoracic Vertebrae", "Thoracic vertebrae", "Spine", "Lumbar Vertebrae", "Cervical Vertebrae",
-            "Bone and Bones",
-        )),
-        *(_Rule(h, "degenerative_spine", none_of=joints) for h in ("Osteophyte", "Spondylosis", "Arthritis")),
-        *simple("degenerative_spine", "Hyperostosis, Diffuse Idiopathic Skeletal"),
-        _Rule("Deformity", "vertebral_deformity", _VERTEBRAE),
-        _Rule("Fractures, Bone", "vertebral_deformity", _VERTEBRAE),
-        _Rule("Deformity", "fracture", frozenset({"ribs", "clavicle"})),
-        _Rule("Fractures, Bone", "fracture", none_of=_VERTEBRAE | joints),
-        _Rule("Cicatrix", "scarring", none_of=frozenset({"mediastinum", "abdomen"})),
-        _Rule("Thickening", "pleural_thickening", frozenset({"pleura"})),
-        *simple("hiatal_hernia", "Hernia, Hiatal", "Hernia, Diaphragmatic"),
-        _Rule("Catheters, Indwelling", "catheter", none_of=frozenset({"thoracic vertebrae", "abdomen"})),
-        _Rule("Medical Device", "pacemaker", none_of=joints | _VERTEBRAE | {"breast", "aortic valve"}),
-        _Rule("Implanted Medical Device", "pacemaker",
-              none_of=joints | _VERTEBRAE | {"breast", "aortic valve", "mitral valve", "abdomen", "neck"}),
-        *simple("tube", "Tube, Inserted"),
-        *simple("surgical_material", "Surgical Instruments", "Sutures"),
-        *simple("spinal_hardware", "Spinal Fusion"),
-        *simple("foreign_body", "Foreign Bodies"),
-        *simple("subcutaneous_emphysema", "Subcutaneous Emphysema"),
-    ]  # fmt: skip
-    by_heading: dict[str, tuple[_Rule, ...]] = {}
-    for rule in rules:
-        by_heading[rule.heading] = (*by_heading.get(rule.heading, ()), rule)
-    return by_heading
-
-
-_RULES: Final[Mapping[str, tuple[_Rule, ...]]] = _rules()
 _TEXTURES: Final = ("interstitial", "round", "streaky", "patchy", "diffuse")
 _PLACES: Final = ("retrocardiac", "mediastinum", "breast", "sternum", "abdomen", "neck")
 
@@ -322,7 +227,7 @@ def parse_code(code: str) -> tuple[Sign, ...]:
     if heading == "Mass":
         severity = 1.0
     signs: dict[str, Sign] = {}
-    for rule in _RULES.get(heading, ()):
+    for rule in RULES.get(heading, ()):
         if rule.finding in signs or not rule.holds(qualifiers):
             continue
         signs[rule.finding] = Sign(

@@ -39,9 +39,7 @@ def _to_grey(image: PILImage.Image) -> PILImage.Image:
     return image.convert("L")
 
 
-def padded_box(
-    box: tuple[float, float, float, float], width: int, height: int
-) -> tuple[float, float, float, float]:
+def padded_box(box: tuple[float, float, float, float], width: int, height: int) -> tuple[float, float, float, float]:
     """A pixel box (x0, y0, x1, y1) of a width x height picture as fractions of the square that `load_image` gives."""
     side = max(width, height)
     dx, dy = (side - width) / 2, (side - height) / 2

@@ -87,27 +87,28 @@ def _bands(
     """Nearly horizontal linear densities."""
     lung = chest.anatomy.lungs[side]
     layer = Layer()
+    tilt = rng.uniform(-0.2, 0.2)
     for index in range(count):
-        x, y = place(lung, sign.zone, rng, spread=0.05)
-        y += 0.026 * (index - 0.5 * (count - 1))
-        half, slope = 0.065 + 0.035 * sign.severity * rng.uniform(0.6, 1.1), rng.uniform(-0.25, 0.25)
+        x, y = place(lung, sign.zone, rng, spread=0.04)
+        y += 0.030 * (index - 0.5 * (count - 1))
+        half, slope = 0.06 + 0.035 * sign.severity * rng.uniform(0.6, 1.1), tilt + rng.uniform(-0.08, 0.08)
         layer.line([(x - half, y + slope * half), (x, y - 0.006), (x + half, y - slope * half)], pixels)
-    lighten(chest.pixels, amount, layer.mask(0.5) * chest.lungs[side])
+    lighten(chest.pixels, amount, layer.mask(0.8) * chest.lungs[side])
 
 
 def _atelectasis(chest: Chest, sign: Sign, side: Side, rng: np.random.Generator) -> None:
     """Thick plates, with some haze of lost volume around them."""
     x, y = place(chest.anatomy.lungs[side], sign.zone, rng, spread=0.03)
     _haze(chest, side, x, y, 0.12, 0.05, 0.25 + 0.2 * sign.severity, 0.5)
-    _bands(chest, sign, side, rng, count=2 if sign.severity < 0.5 else 3, pixels=2.6 + 1.6 * sign.severity, amount=0.5)
+    _bands(chest, sign, side, rng, count=2 if sign.severity < 0.5 else 3, pixels=3.0 + 1.6 * sign.severity, amount=0.48)
 
 
 def _effusion(chest: Chest, sign: Sign, side: Side, rng: np.random.Generator) -> None:
-    _fluid(chest, side, height=0.06 + 0.30 * sign.severity**1.6, level=0.78)
+    _fluid(chest, side, height=0.06 + 0.30 * sign.severity**1.6, level=0.71)
 
 
 def _blunted(chest: Chest, sign: Sign, side: Side, rng: np.random.Generator) -> None:
-    _fluid(chest, side, height=0.022 + 0.02 * sign.severity, level=0.70)
+    _fluid(chest, side, height=0.050 + 0.025 * sign.severity, level=0.71)
 
 
 def _fluid(chest: Chest, side: Side, height: float, level: float) -> None:
@@ -116,7 +117,7 @@ def _fluid(chest: Chest, side: Side, height: float, level: float) -> None:
     xs, ys = grid()
     outward = np.clip((xs - lung.inner_x) / (lung.outer_x - lung.inner_x), 0.0, 1.0)
     surface = lung.dome_y + 0.045 - height * (0.35 + 0.9 * outward**2.5)
-    depth = np.clip((ys - surface) / 0.022, 0.0, 1.0)
+    depth = np.clip((ys - surface) / 0.032, 0.0, 1.0)
     wall = np.clip((outward - 0.45) / 0.3, 0.0, 1.0) if height < 0.1 else np.float32(1.0)
     toward(chest.pixels, level, 0.95 * (depth * wall * chest.lungs[side]).astype(np.float32))
 
@@ -137,7 +138,7 @@ def _granuloma(chest: Chest, sign: Sign, side: Side, rng: np.random.Generator) -
     scattered = sign.multiple or not sign.sided
     for _ in range(3 if scattered else 1):
         x, y = place(chest.anatomy.lungs[side], sign.zone, rng, spread=0.33 if scattered else 0.1)
-        radius = (0.011 if sign.severity < 0.5 else 0.014) * rng.uniform(0.9, 1.15)
+        radius = (0.0095 if sign.severity < 0.5 else 0.012) * rng.uniform(0.9, 1.15)
         layer.disc(x, y, radius, radius * rng.uniform(0.85, 1.1))
     toward(chest.pixels, 0.95, 0.92 * layer.mask(0.3))
 
@@ -159,12 +160,12 @@ def _interstitial(chest: Chest, sign: Sign, side: Side, rng: np.random.Generator
     """A net of fine lines, over the zone or the whole lung."""
     lung = chest.anatomy.lungs[side]
     layer = Layer()
-    for _ in range(150 if sign.zone == "whole" else 80):
+    for _ in range(190 if sign.zone == "whole" else 90):
         zone_spread = 0.5 if sign.zone == "whole" else 0.2
         x, y = place(lung, sign.zone, rng, spread=zone_spread)
         if sign.zone == "whole":
             x, y = lung.at(*(float(v) for v in rng.uniform((0.05, 0.12), (0.95, 1.0))))
-        angle, length = rng.uniform(0, np.pi), rng.uniform(0.010, 0.026)
+        angle, length = rng.uniform(0, np.pi), rng.uniform(0.006, 0.018)
         dx, dy = length * float(np.cos(angle)), length * float(np.sin(angle))
         layer.line([(x - dx, y - dy), (x + dx, y + dy)], 1.0, value=rng.uniform(0.6, 1.0))
     lighten(chest.pixels, 0.26 + 0.2 * sign.severity, layer.mask(0.3) * chest.lungs[side])
@@ -173,9 +174,9 @@ def _interstitial(chest: Chest, sign: Sign, side: Side, rng: np.random.Generator
 def _edema(chest: Chest, sign: Sign, side: Side, rng: np.random.Generator) -> None:
     """Bat-wing haze around the hila, septal lines at the bases."""
     lung = chest.anatomy.lungs[side]
-    for across, down, r in ((0.25, 0.5, 0.11), (0.5, 0.5, 0.10), (0.35, 0.72, 0.11)):
+    for across, down in ((0.2, 0.42), (0.5, 0.5), (0.25, 0.62), (0.5, 0.75), (0.3, 0.85)):
         x, y = lung.at(across, down)
-        _haze(chest, side, x, y, r, r * 1.1, 0.38 + 0.3 * sign.severity, 0.60)
+        _haze(chest, side, x, y, 0.086, 0.095, 0.30 + 0.3 * sign.severity, 0.58)
     layer = Layer()
     for down in np.linspace(0.68, 0.98, 9):
         x, y = lung.at(0.97, float(down))
@@ -200,14 +201,14 @@ def _emphysema(chest: Chest, sign: Sign, side: Side, rng: np.random.Generator) -
 def _pneumothorax(chest: Chest, sign: Sign, side: Side, rng: np.random.Generator) -> None:
     """Black, vessel-free air outside of a thin white pleural line, widest at the apex."""
     lung, direction = chest.anatomy.lungs[side], DIRECTION[side]
-    depth = 0.05 + 0.11 * sign.severity
+    depth = 0.035 + 0.085 * sign.severity
     end = 0.45 + 0.5 * sign.severity
     y = np.linspace(lung.apex_y, lung.apex_y + end * (lung.angle_y - lung.apex_y), 24)
     fade = 1.0 - (np.linspace(0.0, 1.0, 24)) ** 3
     edge = lung.outer(y) - direction * depth * fade
-    edge = np.where(y < lung.apex_y + 0.55 * depth, np.nan, edge)
-    pleura: list[Point] = [(float(a), float(b)) for a, b in zip(edge, y, strict=True) if not np.isnan(a)]
-    roof = (lung.inner_x + direction * 0.01, lung.apex_y + 0.75 * depth)
+    keep = (y > lung.apex_y + 0.55 * depth) & (direction * (edge - lung.apex_x) > 0.01)
+    pleura: list[Point] = [(float(a), float(b)) for a, b in zip(edge[keep], y[keep], strict=True)]
+    roof = (lung.apex_x - direction * 0.02, lung.apex_y + 0.8 * depth)
     pleura = curve([roof, *pleura[::3], pleura[-1]], steps=4)
     air = Layer()
     outside = [(float(lung.outer(p[1])) + direction * 0.05, p[1]) for p in reversed(pleura)]
@@ -236,12 +237,12 @@ def _pleural_thickening(chest: Chest, sign: Sign, side: Side, rng: np.random.Gen
     """A dense rind inside of the ribs, or a cap over the apex."""
     lung, direction = chest.anatomy.lungs[side], DIRECTION[side]
     layer = Layer()
-    low, high = (0.0, 0.22) if sign.zone in ("apex", "upper") else (0.35, 0.95)
+    low, high = (0.0, 0.30) if sign.zone in ("apex", "upper") else (0.35, 0.95)
     y = np.linspace(lung.apex_y + low * (lung.angle_y - lung.apex_y), lung.apex_y + high * (lung.angle_y - lung.apex_y))
-    wall = lung.outer(y) - direction * 0.012
-    layer.line([(float(a), float(b)) for a, b in zip(wall, y, strict=True)], 6.0 + 4.0 * sign.severity)
+    wall = lung.outer(y) - direction * 0.016
+    layer.line([(float(a), float(b)) for a, b in zip(wall, y, strict=True)], 7.0 + 6.0 * sign.severity)
     if low == 0.0:
-        layer.line([(lung.inner_x, lung.apex_y + 0.015), (float(wall[4]), lung.apex_y + 0.012)], 5.0)
+        layer.line([(lung.inner_x, lung.apex_y + 0.025), (float(wall[6]), lung.apex_y + 0.018)], 9.0)
     toward(chest.pixels, 0.66, 0.85 * layer.mask(0.8) * chest.lungs[side])
 
 
@@ -275,21 +276,23 @@ def _air_in_soft_tissue(chest: Chest, sign: Sign, side: Side, rng: np.random.Gen
     toward(chest.pixels, 0.08, 0.8 * layer.mask(0.4) * (1 - chest.lungs[side]))
 
 
-_DRAWERS: Final[Mapping[str, Drawer]] = MappingProxyType({
-    "opacity": _opacity,
-    "consolidation": _consolidation,
-    "atelectasis": _atelectasis,
-    "effusion": _effusion,
-    "blunted_angle": _blunted,
-    "nodule": _nodule,
-    "granuloma": _granuloma,
-    "calcified_nodes": _calcified_nodes,
-    "interstitial": _interstitial,
-    "edema": _edema,
-    "emphysema": _emphysema,
-    "pneumothorax": _pneumothorax,
-    "scarring": _scarring,
-    "pleural_thickening": _pleural_thickening,
-    "fracture": _fracture,
-    "subcutaneous_emphysema": _air_in_soft_tissue,
-})
+_DRAWERS: Final[Mapping[str, Drawer]] = MappingProxyType(
+    {
+        "opacity": _opacity,
+        "consolidation": _consolidation,
+        "atelectasis": _atelectasis,
+        "effusion": _effusion,
+        "blunted_angle": _blunted,
+        "nodule": _nodule,
+        "granuloma": _granuloma,
+        "calcified_nodes": _calcified_nodes,
+        "interstitial": _interstitial,
+        "edema": _edema,
+        "emphysema": _emphysema,
+        "pneumothorax": _pneumothorax,
+        "scarring": _scarring,
+        "pleural_thickening": _pleural_thickening,
+        "fracture": _fracture,
+        "subcutaneous_emphysema": _air_in_soft_tissue,
+    }
+)

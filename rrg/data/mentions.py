@@ -18,7 +18,8 @@ from types import MappingProxyType
 from typing import Final
 
 from rrg.data.findings import Sign, Zone, labels_of, usual_zone
-from rrg.data.lexicon import FINDING_PHRASES, NOT_A_FINDING, REGION_WORDS
+from rrg.data.lexicon import FINDING_PHRASES, NOT_A_FINDING
+from rrg.data.region_words import REGION_WORDS
 from rrg.data.regions import REGIONS, SIDES, Side
 from rrg.data.sections import clean, sentences
 
@@ -36,14 +37,17 @@ _SCOPE_END: Final = re.compile(
 )
 # ... and some follow what they deny.
 _DENIED_AFTER: Final = re.compile(
+    r"^(?:\sappears?)?\swithin (?:normal )?limits\b|"
     r"^(?:\s\S+){0,4}?\s(?:(?:is|are|was|were|has been|have been|has|have)\s)?"
     r"(?:not (?:seen|identified|present|visualized|demonstrated|evident|appreciated|significantly|enlarged)|"
-    r"resolved|removed|absent|excluded|unlikely|within (?:normal )?limits|no longer (?:seen|present|visualized|identified)|cleared)\b"
+    r"resolved|removed|absent|excluded|unlikely|no longer (?:seen|present|visualized|identified)|cleared)\b"
 )
-_SIDE_WORDS: Final[Mapping[Side, re.Pattern[str]]] = MappingProxyType({
-    "right": re.compile(r"\bright\b|\bmiddle lobe\b"),
-    "left": re.compile(r"\bleft\b|\blingul\w*"),
-})
+_SIDE_WORDS: Final[Mapping[Side, re.Pattern[str]]] = MappingProxyType(
+    {
+        "right": re.compile(r"\bright\b|\bmiddle lobe\b"),
+        "left": re.compile(r"\bleft\b|\blingul\w*"),
+    }
+)
 _BOTH: Final = re.compile(r"\bbilateral\w*|\bbibasilar\b|\bbibasal\b|\bbiapical\b|\bboth\b|\bbases\b|\bapices\b")
 _ZONE_WORDS: Final[tuple[tuple[re.Pattern[str], Zone], ...]] = (
     (re.compile(r"\bribs?\b"), "ribs"),

@@ -17,6 +17,7 @@ from actors.rollout import RolloutWorker
 from actors.trajectory import WeightsRef
 from configs.schema import Config, DataConfig, LLMConfig, ModelConfig, RewardConfig, RolloutConfig
 from rrg.data import StudySet, load_studies
+from rrg.model.backbone import FeatureStore
 from rrg.model.build import build_policy, save_policy
 from rrg.model.policy import ReportPolicy
 
@@ -86,7 +87,9 @@ def run_config(rollout_config: RolloutConfig, tmp_path_factory: pytest.TempPathF
 
 @pytest.fixture(scope="session")
 def studies(run_config: Config) -> StudySet:
-    return load_studies(run_config.data)
+    studies = load_studies(run_config.data)
+    FeatureStore(run_config.data, run_config.model).prepare(list(studies))
+    return studies
 
 
 def make_policy(run_config: Config, studies: StudySet, seed: int) -> ReportPolicy:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +13,7 @@ import torch
 
 from actors.engine import Prompt, RolloutEngine, Sample, Sampling
 from actors.errors import EngineError, PromptError, WeightsError
+from configs.schema import RolloutConfig
 from tests.actors.conftest import EOS, HIDDEN, named_tensors
 
 SAMPLING = Sampling(max_new_tokens=16, eos=EOS)
@@ -187,3 +190,49 @@ def test_a_model_that_overflows_fails_its_samples_and_leaves_no_nan_behind(engin
     assert all(sample.failed and "NaN" in sample.failed for sample in run(engine, make_prompts(4)))
     engine.load_weights(named_tensors(llama), version=2)
     assert [s.logprobs.tobytes() for s in run(engine, make_prompts(4))] == [s.logprobs.tobytes() for s in before]
+
+
+def test_a_prompt_that_overflows_fails_alone(engine: RolloutEngine, llama: Any) -> None:
+    weights, switch = (
+        named_tensors(llama),
+        5,
+    )  # this hidden dimension is 0 but in the bad prompt, where the MLP overflows
+    weights["model.embed_tokens.weight"][:, switch] = 0
+    for layer in (0, 1):
+        weights[f"model.layers.{layer}.self_attn.o_proj.weight"][switch] = 0
+        weights[f"model.layers.{layer}.mlp.down_proj.weight"][switch] = 0
+    for name in ("gate_proj", "up_proj"):
+        weights[f"model.layers.0.mlp.{name}.weight"][:, switch] = 1e30
+    engine.load_weights(weights, version=1)
+    prompts = make_prompts(6)
+    for prompt in prompts:
+        prompt.embeds[:, switch] = 0
+    good = run(engine, prompts)
+    prompts[2].embeds[:, switch] = 1
+    samples = run(engine, prompts)
+    assert [sample.failed is not None for sample in samples] == [index == 2 for index in range(6)]
+    for index in (0, 1, 3, 4, 5):
+        assert samples[index].token_ids.tolist() == good[index].token_ids.tolist()
+        np.testing.assert_allclose(samples[index].logprobs, good[index].logprobs, atol=1e-5)
+
+
+def test_no_progress_within_the_time_out_ends_the_engine_with_the_reason(
+    rollout_config: RolloutConfig, llama: Any, tmp_path: Path
+) -> None:
+    llama.config.save_pretrained(tmp_path)
+    hurried = RolloutEngine(tmp_path, dataclasses.replace(rollout_config, timeout_s=1e-6))
+    hurried.load_weights(named_tensors(llama), version=0)
+    for _ in range(2):
+        with pytest.raises(EngineError, match=r"none of 1 samples was finished within rollout\.timeout_s=1e-06 s"):
+            run(hurried, make_prompts(1))
+    with pytest.raises(EngineError, match="out of order"):
+        hurried.assert_healthy()
+    hurried.close()
+
+
+def test_an_engine_without_its_environment_does_not_start(
+    rollout_config: RolloutConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("VLLM_ENABLE_V1_MULTIPROCESSING", raising=False)
+    with pytest.raises(EngineError, match="rollout_env"):
+        RolloutEngine(tmp_path, rollout_config)

@@ -24,7 +24,7 @@ def summarize(sft: Evaluation, rl: Evaluation, constant: Evaluation, cfg: EvalCo
     return build_summary(
         sft,
         rl,
-        {"most_frequent": constant, "best_constant": constant, "nearest_findings": rl},
+        {"most_frequent": constant, "best_constant": constant, "nearest_image": sft, "nearest_findings": rl},
         reward_backend="embedded",
         data="rendered_openi",
         seconds={"sft": 61.2, "rl": 120.0},
@@ -86,7 +86,7 @@ def test_undefined_measures_are_null_and_shown_as_a_dash(cfg: EvalConfig, tmp_pa
     write_summary(tmp_path / "summary.json", summary)
     assert json.loads((tmp_path / "summary.json").read_text())["sft"]["reward_abnormal"] is None
     row = next(line for line in terminal(summary).splitlines() if "reward_abnormal" in line)
-    assert row.split()[2:] == ["-"] * 5
+    assert row.split()[2:] == ["-"] * 6
 
 
 def test_a_number_that_json_cannot_hold_is_refused_and_nothing_is_written(improved: Summary, tmp_path: Path) -> None:
@@ -129,19 +129,21 @@ def test_a_run_that_reached_everything_says_so(improved: Summary) -> None:
     assert "not reached" not in terminal(improved)
 
 
-@pytest.mark.parametrize("width", [100, 120])
+@pytest.mark.parametrize("width", [80, 110, 140])
 def test_the_table_names_the_stand_ins_in_its_column_titles_and_keeps_numbers_whole(
     improved: Summary, width: int
 ) -> None:
     text = terminal(improved, width)
     title, *lines = text.splitlines()
     assert "60 held-out test studies, rendered X-rays, embedded reward" in title
-    heads = " ".join(" ".join(lines[:6]).split())
-    for words in ("rendered X-rays,", "embedded reward", "warm start", "(oracle)"):
-        assert words in heads, words
+    for words in ("rendered X-rays,", "embedded reward", "frequent", "constant", "image", "(oracle)"):
+        assert any(words in line for line in lines), words
     difference, low, high = improved["rl_minus_sft"]["reward"]
     assert f"{difference:+.3f} [{low:+.3f}, {high:+.3f}]" in text
     assert "…" not in text
+    assert max(len(line) for line in lines) <= width
+    reward = [cell for line in lines if line.split()[:1] == ["reward"] for cell in line.split()[2:]]
+    assert len(reward) == 2 + 3 + 4, "a column is missing"
 
 
 def test_the_markdown_table_has_the_same_cells_in_every_row(improved: Summary) -> None:

@@ -1,0 +1,85 @@
+"""The rollout actor under Ray, with a real reward server: what the driver sees."""
+
+from __future__ import annotations
+
+import dataclasses
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+
+from actors.env import rollout_env
+from actors.runner import VLLMEnvRunner
+from actors.trajectory import SampleRequest
+from configs.schema import Config
+from reward_server.worker import addresses, start_workers
+from rrg.data import StudySet
+from rrg.model.policy import ReportPolicy
+from tests.actors.conftest import published
+
+START_S = 120.0
+
+
+@pytest.fixture(scope="module")
+def _ray() -> Iterator[None]:
+    # Processes take turns here: they may outnumber the cores.
+    ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, object_store_memory=200 << 20)
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def reward_worker(_ray: None) -> Any:
+    return start_workers(1, backend="embedded", threads=1, local=True)[0]
+
+
+@pytest.fixture(scope="module")
+def runner(_ray: None, reward_worker: Any, run_config: Config, policy_dir: Path) -> Any:
+    from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
+
+    env = {"config": run_config, "policy_dir": str(policy_dir)}
+    env["reward_addresses"] = addresses([reward_worker], START_S)
+    config = AlgorithmConfig().environment(env_config=env)
+    actor = ray.remote(num_cpus=1, runtime_env={"env_vars": rollout_env(run_config.rollout)})(VLLMEnvRunner)
+    handle = actor.remote(config=config, worker_index=1)
+    ray.get(handle.assert_healthy.remote(), timeout=START_S)
+    return handle
+
+
+def ask(runner: Any, request: SampleRequest) -> Any:
+    return ray.get(runner.sample_and_metrics.remote(request=request), timeout=60)
+
+
+def test_importing_the_runner_loads_neither_vllm_nor_transformers() -> None:
+    # RLlib itself loads torch.
+    code = "import sys, actors.runner, actors.env; sys.exit(bool({'vllm', 'transformers'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == 0
+
+
+def test_the_actor_answers_with_rewards_and_survives_refused_weights_and_a_reward_outage(
+    runner: Any, reward_worker: Any, policy: ReportPolicy, other_policy: ReportPolicy, studies: StudySet
+) -> None:
+    ref = published(policy, 4)
+    request = SampleRequest(0, 0, tuple(studies.studies), 4, dataclasses.replace(ref, tensors=ray.put(ref.tensors)))
+    trajectories, metrics = ask(runner, request)
+    assert [t.failed for t in trajectories] == [None] * 12
+    assert all("bertscore" in t.components and t.reward != 0 for t in trajectories)
+    assert ray.get(runner.get_state.remote()) == {"version": 4}
+    assert metrics["tokens"] == sum(len(t.token_ids) for t in trajectories)
+
+    wrong = dataclasses.replace(published(other_policy, 5), tensors=request.weights.tensors)
+    with pytest.raises(ray.exceptions.RayTaskError, match="version 5 failed its canary"):
+        ask(runner, dataclasses.replace(request, weights=wrong))
+    again, _ = ask(runner, request)
+    assert [t.logprobs.tobytes() for t in again] == [t.logprobs.tobytes() for t in trajectories]
+    assert [t.reward for t in again] == [t.reward for t in trajectories]
+
+    ray.kill(reward_worker)
+    failed, metrics = ask(runner, request)
+    assert metrics["failed"] == 12
+    assert all(t.failed is not None and t.failed.startswith("reward: waited for the scores") for t in failed)
+    ray.get(runner.assert_healthy.remote(), timeout=10)
