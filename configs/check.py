@@ -76,6 +76,11 @@ def _combinations(cfg: Config) -> Iterator[str]:
         yield "learner.sft.batch_size must be a multiple of learner.num_ranks"
     if rollout.max_new_tokens >= rollout.max_model_len:
         yield "rollout.max_new_tokens >= rollout.max_model_len: no room for the prompt"
+    head_size = cfg.model.llm.hidden_size // cfg.model.llm.num_heads
+    if cfg.model.llm.path is None and head_size % 32:
+        yield f"model.llm.hidden_size / num_heads = {head_size}: vLLM's attention on CPUs needs a multiple of 32"
+    if cfg.data.limit_test is not None and cfg.data.limit_test <= cfg.evaluation.permutations:
+        yield "data.limit_test must be above evaluation.permutations (the shuffle gap needs other studies)"
     if cfg.model.dtype == "bfloat16" and (learner.gpus_per_rank == 0 or rollout.gpus_per_actor == 0):
         yield "model.dtype=bfloat16 on CPUs is several times slower and less exact: set model.dtype=float32"
     if learner.zero_stage == 0 and cfg.model.dtype == "bfloat16":

@@ -45,7 +45,8 @@ def resolve(raw: DictConfig) -> schema.Config:
             raise UserError(f"no value for {', '.join(sorted(missing))}: give it as {sorted(missing)[0]}=VALUE")
         config = OmegaConf.to_object(merged)
     except OmegaConfBaseException as error:
-        raise UserError(f"config: {str(error).splitlines()[0]} (fields and their meaning: configs/schema.py)") from error
+        reason = str(error).splitlines()[0]
+        raise UserError(f"config: {reason} (fields and their meaning: configs/schema.py)") from error
     assert isinstance(config, schema.Config)
     check(config)
     return config

@@ -13,7 +13,8 @@ from omegaconf import MISSING
 
 @dataclass
 class DataConfig:
-    # Loader: "rendered_openi" (real Open-i reports, X-rays rendered from their MeSH codes) or "r2gen" (annotation.json).
+    # Loader: "rendered_openi" (real Open-i reports, X-rays rendered from their MeSH codes) or "r2gen"
+    # (annotation.json).
     name: str = MISSING
     # Folder of the data set (r2gen: holds annotation.json and images/). Not used by rendered_openi.
     root: str | None = None

@@ -34,7 +34,6 @@ from rrg.data import StudySet, load_studies
 from rrg.data.study import Study
 from rrg.model.backbone import FeatureStore
 
-
 # What the live line of an RL step shows.
 SHOWN = ("reward_mean", "kl", "entropy", "seconds_rollout", "seconds_reward_wait", "seconds_update", "seconds_sync")
 

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from configs.load import register, resolve
@@ -28,12 +30,29 @@ register()
 @hydra.main(version_base="1.3", config_path="pkg://configs", config_name="config")
 def main(raw: DictConfig) -> None:
     try:
-        run(resolve(raw))
+        run(of_run(raw.resume, HydraConfig.get().overrides.task) if raw.resume else resolve(raw))
     except UserError as error:
         if raw.debug:
             raise
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+
+
+def of_run(run_dir: str, overrides: Sequence[str]) -> Config:
+    """The config with which the run in `run_dir` began, set to go on.
+
+    Raises:
+        UserError: there is no run, or `overrides` name a field that a resumed run cannot change.
+    """
+    path = Path(run_dir) / "config.yaml"
+    if not path.is_file():
+        raise UserError(f"resume: {path} does not exist; resume=DIR must be the directory of an earlier run")
+    other = [text for text in overrides if text.lstrip("+").split("=")[0] not in ("resume", "dry_run", "debug")]
+    if other:
+        raise UserError(f"resume: a run goes on with its own config ({path}); leave out {', '.join(other)}")
+    merged = OmegaConf.merge(OmegaConf.load(path), OmegaConf.from_dotlist([text.lstrip("+") for text in overrides]))
+    assert isinstance(merged, DictConfig)
+    return resolve(merged)
 
 
 def run(cfg: Config) -> None:
@@ -53,7 +72,9 @@ def run(cfg: Config) -> None:
         run_dir.mkdir(parents=True, exist_ok=True)
         (run_dir / "config.yaml").write_text(resolved)
     except OSError as error:
-        raise UserError(f"output_dir: cannot write {run_dir}: {error.strerror}; choose another with output_dir=DIR") from error
+        raise UserError(
+            f"output_dir: cannot write {run_dir}: {error.strerror}; choose another with output_dir=DIR"
+        ) from error
     # Ray, gRPC and the models are imported only now, so that --help and errors answer at once.
     from learner.job import run_job
 

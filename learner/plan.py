@@ -27,14 +27,13 @@ class Role:
 
 def roles(cfg: Config) -> list[Role]:
     """The processes of a run beside the driver, which holds no model."""
+    rollout, learner, reward = cfg.rollout, cfg.learner, cfg.reward
     found = [
-        Role("rollout", "vLLM engine", cfg.rollout.num_actors, cfg.rollout.threads, cfg.rollout.gpus_per_actor, "rollout"),
-        Role("learner", "DeepSpeed rank", cfg.learner.num_ranks, cfg.learner.threads, cfg.learner.gpus_per_rank, "update"),
+        Role("rollout", "vLLM engine", rollout.num_actors, rollout.threads, rollout.gpus_per_actor, "rollout"),
+        Role("learner", "DeepSpeed rank", learner.num_ranks, learner.threads, learner.gpus_per_rank, "update"),
     ]
     if cfg.reward.address is None:
-        found.insert(
-            1, Role("reward", "gRPC reward server", cfg.reward.num_workers, cfg.reward.threads, 0.0, "rollout")
-        )
+        found.append(Role("reward", "gRPC reward server", reward.num_workers, reward.threads, 0.0, "rollout"))
     return found
 
 
@@ -60,7 +59,7 @@ def describe(cfg: Config) -> str:
     ]
     lines.append(f"at most {busy_threads(cfg)} threads compute at once; this machine has {cores} cores")
     if busy_threads(cfg) > cores and cfg.cluster.address is None:
-        lines.append("more threads than cores: the run works but is slower than with fewer (rollout.threads, learner.threads)")
+        lines.append("more threads than cores: it works, but slower than with fewer (rollout.threads, learner.threads)")
     return "\n".join(lines)
 
 
@@ -68,7 +67,8 @@ def require(cfg: Config) -> None:
     """Stops before anything starts when data or GPUs that the config names are not there.
 
     Raises:
-        UserError: with everything that is missing, one a line. GPUs of a cluster (cluster.address) are not counted here.
+        UserError: with everything that is missing, one a line. The GPUs of a cluster (cluster.address) are not
+            counted here.
     """
     missing: list[str] = []
     if cfg.data.name == "r2gen":
@@ -79,10 +79,9 @@ def require(cfg: Config) -> None:
                 "annotation.json and images/ in R2Gen's form"
             )
     path = cfg.model.llm.path
-    if path is not None and path.startswith(("/", "./", "../", "~")) and not (Path(path).expanduser() / "config.json").is_file():
+    local = path is not None and path.startswith(("/", "./", "../"))
+    if path is not None and local and not (Path(path) / "config.json").is_file():
         missing.append(f"model: model.llm.path={path} is not the folder of a Hugging Face model (no config.json)")
-    if cfg.resume is not None and not Path(cfg.resume).is_dir():
-        missing.append(f"resume: the run directory {cfg.resume} does not exist")
     need = sum(role.gpus * role.count for role in roles(cfg))
     have = _local_gpus()
     if cfg.cluster.address is None and need > have:

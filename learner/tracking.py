@@ -1,7 +1,7 @@
 """The record of a run's numbers: `metrics.jsonl` (always) and TensorBoard event files, and its peak memory.
 
-Contract: one row a step, `{"phase", "step", metric: number}`; rows of steps that a resumed run will do again are dropped
-first, so that no step stands there twice. Numbers only, never report text.
+Contract: one row a step, `{"phase", "step", metric: number}`; rows of steps that a resumed run will do again are
+dropped first, so that no step stands there twice. Numbers only, never report text.
 """
 
 from __future__ import annotations
@@ -45,7 +45,8 @@ class Tracker:
 
 def _before(row: Mapping[str, object], at: tuple[str, int]) -> bool:
     phase, step = row["phase"], row["step"]
-    assert isinstance(phase, str) and isinstance(step, int)
+    assert isinstance(phase, str)
+    assert isinstance(step, int)
     order, limit = PHASES.index(phase), PHASES.index(at[0])
     return order < limit or (order == limit and step <= at[1])
 

@@ -37,7 +37,13 @@ class Batcher:
     """Runs a scorer in one thread of its own; call its methods from one event loop."""
 
     def __init__(
-        self, scorer: Scorer, *, window_s: float = 0.002, max_batch: int = 64, max_slice: int = 16, max_waiting: int = 8192
+        self,
+        scorer: Scorer,
+        *,
+        window_s: float = 0.002,
+        max_batch: int = 64,
+        max_slice: int = 16,
+        max_waiting: int = 8192,
     ) -> None:
         self._scorer = scorer
         self._window_s = window_s
@@ -85,7 +91,7 @@ class Batcher:
                 await self._score_batch(batch)
 
     def _next_batch(self) -> list[tuple[_Job, Sequence[Pair]]]:
-        """Slices of the waiting jobs in turn, up to `max_batch` pairs; a job with more left goes to the end of the queue."""
+        """Slices of the waiting jobs in turn, up to `max_batch` pairs; a job with more left queues up again."""
         batch: list[tuple[_Job, Sequence[Pair]]] = []
         room = self._max_batch
         while self._jobs and room:

@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def read_pairs(lines: Iterable[str], name: str) -> Iterator[Line]:
-    """Parses JSON lines with the string fields `reference` and `hypothesis`; RewardSetupError names the file and line."""
+    """Parses JSON lines with the strings `reference` and `hypothesis`; RewardSetupError names the file and line."""
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
@@ -124,10 +124,14 @@ def _parser() -> argparse.ArgumentParser:
     common.add_argument("--threads", type=int, default=1, help="torch threads of the scorer (default: %(default)s)")
     asks = argparse.ArgumentParser(add_help=False)
     asks.add_argument("--address", help="host:port[,host:port...] of running servers; without it this process scores")
-    asks.add_argument("--timeout", type=float, default=60.0, help="deadline of a request in seconds (default: %(default)s)")
+    asks.add_argument(
+        "--timeout", type=float, default=60.0, help="deadline of a request in seconds (default: %(default)s)"
+    )
 
     serve = commands.add_parser("serve", parents=[common], help="serve over gRPC until interrupted")
-    serve.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s, this machine only)")
+    serve.add_argument(
+        "--host", default="127.0.0.1", help="address to listen on (default: %(default)s, this machine only)"
+    )
     serve.add_argument("--port", type=int, default=50051, help="0 picks a free one (default: %(default)s)")
     score = commands.add_parser("score", parents=[common, asks], help="score a file of pairs")
     score.add_argument("--input", required=True, help="JSON lines with `reference` and `hypothesis`; - for stdin")

@@ -39,7 +39,7 @@ class _Part:
 class RewardClient:
     """Scores pairs on one or more reward servers.
 
-    `addresses`: "host:port" each. `timeout_s`: deadline of a call, retries included. Use as a context manager or `close()`.
+    `addresses`: "host:port" each. `timeout_s`: deadline of a call, retries included. A context manager.
     """
 
     def __init__(self, addresses: Sequence[str], timeout_s: float = 60.0) -> None:
@@ -55,7 +55,7 @@ class RewardClient:
             ("grpc.enable_http_proxy", 0),
         ]
         self._channel = grpc.insecure_channel(_target(addresses), options=options)
-        self._stub = reward_pb2_grpc.RewardServiceStub(self._channel)
+        self._stub = reward_pb2_grpc.RewardServiceStub(self._channel)  # type: ignore[no-untyped-call]
 
     def score(self, pairs: Sequence[Pair]) -> list[dict[str, float]]:
         """The components of every (reference, hypothesis), in order; RewardError if any is missing at the deadline."""
@@ -65,7 +65,9 @@ class RewardClient:
         """`score` without waiting: the future gives the scores or raises RewardError; it can't be cancelled."""
         result: Future[list[dict[str, float]]] = Future()
         result.set_running_or_notify_cancel()
-        parts = [self._send(pairs[start : start + _PAIRS_PER_REQUEST]) for start in range(0, len(pairs), _PAIRS_PER_REQUEST)]
+        parts = [
+            self._send(pairs[start : start + _PAIRS_PER_REQUEST]) for start in range(0, len(pairs), _PAIRS_PER_REQUEST)
+        ]
         if not parts:
             result.set_result([])
             return result
@@ -111,7 +113,9 @@ class RewardClient:
     def __enter__(self) -> RewardClient:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def _send(self, pairs: Sequence[Pair]) -> _Part:

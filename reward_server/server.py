@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 
 import grpc
+import grpc.aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
@@ -46,7 +47,9 @@ class RewardService(reward_pb2_grpc.RewardServiceServicer):
         self._limits = limits
 
     async def Score(  # noqa: N802 (names of the service)
-        self, request: reward_pb2.ScoreRequest, context: grpc.aio.ServicerContext[reward_pb2.ScoreRequest, reward_pb2.ScoreResponse]
+        self,
+        request: reward_pb2.ScoreRequest,
+        context: grpc.aio.ServicerContext[reward_pb2.ScoreRequest, reward_pb2.ScoreResponse],
     ) -> reward_pb2.ScoreResponse:
         return await self._score(request, context)
 
@@ -76,7 +79,9 @@ class RewardService(reward_pb2_grpc.RewardServiceServicer):
         )
 
     async def _score(
-        self, request: reward_pb2.ScoreRequest, context: grpc.aio.ServicerContext[reward_pb2.ScoreRequest, reward_pb2.ScoreResponse]
+        self,
+        request: reward_pb2.ScoreRequest,
+        context: grpc.aio.ServicerContext[reward_pb2.ScoreRequest, reward_pb2.ScoreResponse],
     ) -> reward_pb2.ScoreResponse:
         problem = self._problem(request)
         if problem is not None:
@@ -118,7 +123,7 @@ class RewardServer:
     def __init__(self, scorer: Scorer, *, limits: Limits | None = None) -> None:
         self._limits = limits or Limits()
         self._batcher = Batcher(scorer, max_waiting=self._limits.waiting_pairs)
-        self._health = health.aio.HealthServicer()
+        self._health = health.aio.HealthServicer()  # type: ignore[attr-defined]
         size = self._limits.message_bytes
         self._server = grpc.aio.server(
             options=[
@@ -127,7 +132,9 @@ class RewardServer:
                 ("grpc.so_reuseport", 0),  # a port in use is an error
             ]
         )
-        reward_pb2_grpc.add_RewardServiceServicer_to_server(RewardService(scorer, self._batcher, self._limits), self._server)
+        reward_pb2_grpc.add_RewardServiceServicer_to_server(  # type: ignore[no-untyped-call]
+            RewardService(scorer, self._batcher, self._limits), self._server
+        )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server)
 
@@ -136,7 +143,9 @@ class RewardServer:
         try:
             bound = self._server.add_insecure_port(f"{host}:{port}")
         except RuntimeError as error:
-            raise RewardSetupError(f"can't listen on {host}:{port}: in use, or not an address of this machine") from error
+            raise RewardSetupError(
+                f"can't listen on {host}:{port}: in use, or not an address of this machine"
+            ) from error
         self._batcher.start()
         await self._server.start()
         for name in ("", SERVICE):

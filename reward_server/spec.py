@@ -45,8 +45,5 @@ def reward_from_components(components: Mapping[str, float], cfg: RewardConfig) -
     if cfg.clip is not None:
         composite = min(composite, cfg.clip)
     return (
-        -composite
-        - cfg.repetition_weight * repetition
-        - cfg.length_weight * length
-        + cfg.positive_f1_weight * positive
+        -composite - cfg.repetition_weight * repetition - cfg.length_weight * length + cfg.positive_f1_weight * positive
     )

@@ -1,7 +1,7 @@
 """A Ray actor that hosts a reward server, and how a run starts some.
 
-Contract: the only module here that imports Ray. Threads are set before torch is loaded. A worker that died comes back by
-itself (`max_restarts`) on another port: ask for its address again.
+Contract: the only module here that imports Ray. Threads are set before torch is loaded. A worker that died comes back
+by itself (`max_restarts`) on another port: ask for its address again.
 """
 
 from __future__ import annotations

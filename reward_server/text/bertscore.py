@@ -1,7 +1,7 @@
 """BERTScore (Zhang et al. 2020) that looks at order and at contradictions.
 
-Contract: pure functions of two encoded reports. Plain BERTScore compares single word pieces, so that a word salad of the
-reference gets nearly all, and its encoder hardly sees negation and sides. Here
+Contract: pure functions of two encoded reports. Plain BERTScore compares single word pieces, so that a word salad of
+the reference gets nearly all, and its encoder hardly sees negation and sides. Here
 
 - the similarity of two pieces is averaged with that of their left and their right neighbours, so order counts;
 - words that carry opposite status (a finding present here and absent there, "normal" against "enlarged") or opposite
@@ -30,8 +30,11 @@ _SIDES = {"left": -1.0, "right": 1.0}
 
 @dataclass(frozen=True)
 class Marked:
-    """A sentence or report for matching: vectors [n, hidden], status and side of every piece in {-1, 0, 1} as marks [2, n],
-    and which pieces weigh, indices [k]."""
+    """A sentence or report for matching.
+
+    `vectors` [n, hidden]; `marks` [2, n]: status and side of every piece, each -1, 0 or 1; `weighed` [k]: indices of the
+    pieces that count.
+    """
 
     vectors: torch.Tensor
     marks: torch.Tensor
@@ -42,7 +45,10 @@ def mark(encoding: Encoding, sentence: Sequence[Word], statements: Sequence[Stat
     """Gives the pieces of a sentence the marks of the words that they belong to."""
     status = {i: _SIGN[statement.status] for statement in statements for i in statement.words}
     side = {i: _SIDES[word.base] for i, word in enumerate(sentence) if word.base in _SIDES}
-    owner = [next((i for i, w in enumerate(sentence) if w.start <= a < w.end), None) if b > a else None for a, b in encoding.offsets]
+    owner = [
+        next((i for i, w in enumerate(sentence) if w.start <= a < w.end), None) if b > a else None
+        for a, b in encoding.offsets
+    ]
     marks = torch.tensor([[table.get(i, 0.0) if i is not None else 0.0 for i in owner] for table in (status, side)])
     weighed = [n for n, i in enumerate(owner) if i is not None and sentence[i].base[0].isalnum()]
     return Marked(encoding.vectors, marks, torch.tensor(weighed, dtype=torch.long))

@@ -8,7 +8,7 @@ from collections import Counter
 
 def tokens(report: str) -> list[str]:
     """Lower case, a space before every full stop, split at single spaces only (double spaces give empty tokens)."""
-    return report.lower().replace(".", " .").split(" ")
+    return report.lower().replace(".", " .").strip(" ").split(" ")
 
 
 def bleu2(reference: str, hypothesis: str) -> float:

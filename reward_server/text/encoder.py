@@ -1,8 +1,8 @@
 """MiniLM: contextual encodings of the word pieces of single sentences.
 
-Contract: an encoding depends on its sentence alone, bit for bit, whatever else is encoded with it. Matrix products run in
-blocks of exactly `_BLOCK` rows, where the bits of a row depend on no other row; attention runs a sentence at a time. A
-padded batch of varying shape would change the last bits. (The same processor and number of threads are assumed.)
+Contract: an encoding depends on its sentence alone, bit for bit, whatever else is encoded with it (on the same kind of
+processor, with the same number of threads). Matrix products run in blocks of exactly `_BLOCK` rows, where the bits of a
+row depend on no other row; attention runs a sentence at a time. Batches of varying shape would change the last bits.
 """
 
 from __future__ import annotations
@@ -30,8 +30,10 @@ _MAX_PIECES = 510
 
 @dataclass(frozen=True)
 class Encoding:
-    """One sentence: unit vectors [pieces + 2, hidden], `[CLS]` first and `[SEP]` last, and the characters [start, end) of
-    every piece (both 0 for the special ones)."""
+    """One sentence: unit vectors [pieces + 2, hidden], `[CLS]` first and `[SEP]` last, and the places of the pieces.
+
+    `offsets`: the characters [start, end) of every piece, both 0 for the special ones.
+    """
 
     vectors: torch.Tensor
     offsets: tuple[tuple[int, int], ...]
@@ -44,7 +46,7 @@ class _Linear:
 
     def __call__(self, rows: torch.Tensor) -> torch.Tensor:
         result = rows.new_empty(len(rows), self.weight.shape[1])
-        for block, target in zip(rows.split(_BLOCK), result.split(_BLOCK), strict=True):
+        for block, target in zip(torch.split(rows, _BLOCK), torch.split(result, _BLOCK), strict=True):
             torch.addmm(self.bias, block, self.weight, out=target)
         return result
 
@@ -80,7 +82,8 @@ class SentenceEncoder:
         self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
-        self._cls, self._sep = (self._tokenizer.token_to_id(name) for name in ("[CLS]", "[SEP]"))
+        vocabulary = self._tokenizer.get_vocab()
+        self._cls, self._sep = vocabulary["[CLS]"], vocabulary["[SEP]"]
         weights = load_file(folder / "model.safetensors")
         self._words = weights["embeddings.word_embeddings.weight"]
         # Every piece is in segment 0.
@@ -115,7 +118,7 @@ class SentenceEncoder:
 
     @torch.inference_mode()
     def _pass(self, sequences: Sequence[Sequence[int]]) -> list[torch.Tensor]:
-        """The unit vectors [pieces, hidden] of some token sequences, laid one after the other and filled up to blocks."""
+        """The unit vectors [tokens, hidden] of every sequence; all run together, filled up to whole blocks."""
         lengths = [len(sequence) for sequence in sequences]
         padding = -sum(lengths) % _BLOCK
         ids = torch.tensor([i for sequence in sequences for i in sequence] + [0] * padding)
@@ -123,12 +126,12 @@ class SentenceEncoder:
         hidden = self._norm(self._words[ids] + self._places[places])
         for layer in self._layers:
             qkv = layer.qkv(hidden)
-            attended = [self._attend(part) for part in qkv[: sum(lengths)].split(lengths)]
+            attended = [self._attend(part) for part in torch.split(qkv[: sum(lengths)], lengths)]
             attended.append(hidden.new_zeros(padding, hidden.shape[1]))
             hidden = layer.out_norm(layer.out(torch.cat(attended)) + hidden)
             hidden = layer.down_norm(layer.down(functional.gelu(layer.up(hidden))) + hidden)
         vectors = functional.normalize(hidden, dim=-1)
-        return [part.clone() for part in vectors[: sum(lengths)].split(lengths)]
+        return [part.clone() for part in torch.split(vectors[: sum(lengths)], lengths)]
 
     def _attend(self, qkv: torch.Tensor) -> torch.Tensor:
         """Self-attention of one sentence: [n, 3 * hidden] -> [n, hidden]."""

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from reward_server.text.lexicon import FAMILY_OF, GENERAL_OF
+from reward_server.text.ontology import FAMILY_OF, GENERAL_OF
 from reward_server.text.statements import INCOMPLETE, Statement, Status
 
 _RELATION_WEIGHT = 0.25

@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 
-from reward_server.text.lexicon import DEVICES
+from reward_server.text.ontology import DEVICES
 from reward_server.text.statements import Statement, Status
 
 LABELS = (

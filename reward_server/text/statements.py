@@ -1,4 +1,4 @@
-"""Statements of a sentence: which finding is present, absent or uncertain, on which side, where, and how it is described.
+"""Statements of a sentence: which finding is present, absent or uncertain, on which side, where, and of what kind.
 
 Contract: pure function of the sentence. The reading is by rules after NegEx (Chapman et al. 2001) and the RadGraph
 schema (Jain et al. 2021): observations with a status, `located_at` anatomies, `modify` words. A side belongs to the
@@ -11,13 +11,15 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
 
-from reward_server.text import lexicon
+from reward_server.text import lexicon, ontology
 from reward_server.text.lexicon import Kind, Mention
 from reward_server.text.words import Word
 
 INCOMPLETE = "incomplete"  # a cue without its object: "no focal is seen"
 
-_FINDING_LIKE = frozenset({Kind.FINDING, Kind.ABNORMALITY, Kind.ENLARGED, Kind.CALCIFIED, Kind.ELEVATED, Kind.LOW, Kind.BORDERLINE})
+_FINDING_LIKE = frozenset(
+    {Kind.FINDING, Kind.ABNORMALITY, Kind.ENLARGED, Kind.CALCIFIED, Kind.ELEVATED, Kind.LOW, Kind.BORDERLINE}
+)
 _BOUND = frozenset({Kind.ANATOMY, Kind.SIDE, Kind.MODIFIER, Kind.CHANGE})
 _JOINING = frozenset({"and", ",", "/", "sided", "side", "bilaterally"})
 
@@ -30,8 +32,11 @@ class Status(Enum):
 
 @dataclass(frozen=True)
 class Statement:
-    """One observation. `side` is "", "left", "right" or "both"; `specific` is false for general ones ("lung abnormality")
-    and for those that are neither normal nor abnormal; `words` are the indices of the words that carry the status."""
+    """One observation.
+
+    `side` is "", "left", "right" or "both". `specific` is false for general ones ("lung abnormality") and for those
+    that are neither normal nor abnormal. `words` are the indices of the words that carry the status.
+    """
 
     concept: str
     status: Status
@@ -97,15 +102,16 @@ class _Clause:
                 name = self.mentions[j].value
                 result.append(
                     Statement(
-                        lexicon.NORMAL_OF.get(name, f"{name} abnormality"),
+                        ontology.NORMAL_OF.get(name, f"{name} abnormality"),
                         Status.ABSENT,
                         specific=name in ("heart", "airspace"),
                         words=tuple(range(mention.start, mention.end)),
                     )
                 )
             taken.update(anatomies)
-            taken.update(j for j, m in enumerate(self.mentions) if anatomies and m.kind in (Kind.SIDE, Kind.CHANGE)
-                         and min(i, *anatomies) - 1 <= j <= max(i, *anatomies) + 1)
+            if anatomies:
+                span = range(min(i, *anatomies) - 1, max(i, *anatomies) + 2)
+                taken.update(j for j, m in enumerate(self.mentions) if j in span and m.kind in (Kind.SIDE, Kind.CHANGE))
         return taken, result
 
     def _run(self, indices: Iterable[int]) -> list[int]:
@@ -171,15 +177,20 @@ class _Clause:
                 return Status.ABSENT  # "vascular engorgement within limits of normal"
             if mention.kind in _FINDING_LIKE or mention.kind is Kind.ANATOMY:
                 break
-        either = any(m.kind is Kind.EITHER for m in self.mentions) and any(
-            all(m.kind in _BOUND or m.kind is Kind.EITHER or m.kind is Kind.FUNCTION for m in self.mentions[min(i, j) + 1 : max(i, j)])
-            and any(m.kind is Kind.EITHER for m in self.mentions[min(i, j) + 1 : max(i, j)])
-            for j in self.findings
-        )
         maybe = any(m.kind is Kind.MAYBE for m in self.mentions[:i])
         before = any(m.kind is Kind.MAYBE_BEFORE for m in self.mentions[i + 1 :])
         borderline = self.mentions[i].kind is Kind.BORDERLINE
-        return Status.UNCERTAIN if either or maybe or before or borderline else Status.PRESENT
+        return Status.UNCERTAIN if self._either(i) or maybe or before or borderline else Status.PRESENT
+
+    def _either(self, i: int) -> bool:
+        """Whether "or" or "versus" joins the finding at `i` to another."""
+        for j in self.findings:
+            between = self.mentions[min(i, j) + 1 : max(i, j)]
+            if any(m.kind is Kind.EITHER for m in between) and all(
+                m.kind in _BOUND or m.kind in (Kind.EITHER, Kind.FUNCTION) for m in between
+            ):
+                return True
+        return False
 
     def _finding_statements(self, i: int, bound: Sequence[Mention]) -> list[Statement]:
         mention = self.mentions[i]
@@ -187,22 +198,26 @@ class _Clause:
         sides = [m.value.split(" ", 1) for m in bound if m.kind is Kind.SIDE]
         anatomies += [words[1] for words in sides if len(words) == 2]
         status = self._status(i)
+        # "No large effusion" and "no effusion" say the same for our purpose.
+        modifiers = {m.value for m in bound if m.kind is Kind.MODIFIER and status is not Status.ABSENT}
         template = Statement(
             "",
             status,
             side=_side({words[0] for words in sides}),
-            modifiers=frozenset(m.value for m in bound if m.kind is Kind.MODIFIER) if status is not Status.ABSENT else frozenset(),
+            modifiers=frozenset(modifiers),
             words=tuple(range(mention.start, mention.end)),
         )
         if mention.kind is Kind.ABNORMALITY:
-            names = [lexicon.NORMAL_OF.get(name, f"{name} abnormality") for name in dict.fromkeys(anatomies)]
+            names = [ontology.NORMAL_OF.get(name, f"{name} abnormality") for name in dict.fromkeys(anatomies)]
             if not names and status is Status.ABSENT:
                 names = ["abnormality"]
-            return [replace(template, concept=name, specific=name in ("cardiomegaly", "consolidation")) for name in names]
-        concept = lexicon.concept_of(mention, anatomies)
+            return [
+                replace(template, concept=name, specific=name in ("cardiomegaly", "consolidation")) for name in names
+            ]
+        concept = ontology.concept_of(mention, anatomies)
         if concept is None:
             return []
-        own = lexicon.OWN_ANATOMY.get(concept, frozenset())
+        own = ontology.OWN_ANATOMY.get(concept, frozenset())
         result = [replace(template, concept=concept, anatomy=frozenset(anatomies) - own - {"airspace"})]
         if "airspace" in anatomies and "lung" not in own:
             # "focal airspace pleural effusion": the word has lost its noun.
@@ -231,7 +246,7 @@ class _Clause:
 
 
 def _settle(mentions: Sequence[Mention]) -> list[Mention]:
-    """Words like "prominent", "calcified" or "borderline" describe a finding that follows; alone they are the finding."""
+    """Words like "prominent" or "calcified" describe a finding that follows; alone they are the finding."""
     settled: list[Mention] = []
     for i, mention in enumerate(mentions):
         follows = next((m.kind for m in mentions[i + 1 :] if m.kind not in _BOUND), None)

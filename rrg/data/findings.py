@@ -119,7 +119,7 @@ _USUAL_ZONE: Final[Mapping[str, Zone]] = {
 _FIXED_REGIONS: Final[Mapping[str, tuple[str, ...]]] = {
     "cardiomegaly": ("cardiac silhouette",),
     "tortuous_aorta": ("aortic arch", "mediastinum"),
-    "aortic_calcification": ("aortic arch",),
+    "aortic_calcification": ("aortic arch", "mediastinum"),
     "wide_mediastinum": ("mediastinum", "upper mediastinum"),
     "scoliosis": ("spine",),
     "degenerative_spine": ("spine",),

@@ -34,4 +34,5 @@ def clean(text: str) -> str:
 
 def sentences(cleaned: str) -> list[str]:
     """Sentences of a cleaned text, without their full stops."""
-    return [part.strip() for part in cleaned.split(" . ") if part.strip(" .")] if cleaned else []
+    parts = (part.removesuffix(" .").strip() for part in cleaned.split(" . "))
+    return [part for part in parts if part not in ("", ".")]

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_module
+from omegaconf import OmegaConf
 
 from configs.load import register, resolve
 from configs.schema import Config
@@ -50,6 +51,8 @@ def test_every_experiment_composes_and_passes_the_check(name: str) -> None:
         ("learner.rl.lr=0", "learner.rl.lr"),
         ("learner.zero_stage=4", "zero_stage"),
         ("model.dtype=bfloat16", "float32"),
+        ("model.llm.num_heads=16", "multiple of 32"),
+        ("data.limit_test=3", "shuffle gap"),
         ("data=r2gen", "data.root"),
         ("learner.rl.minibatches=3", "multiple"),
         ("rollout.max_staleness=1", "synchronous"),
@@ -102,9 +105,21 @@ def test_phases_take_turns_so_their_threads_do_not_add_up() -> None:
 
 
 def test_a_resumed_run_must_exist(tmp_path: Path) -> None:
-    cfg = config(f"resume={tmp_path / 'gone'}")
-    with pytest.raises(UserError, match="gone"):
-        plan.require(cfg)
+    out = command(f"resume={tmp_path / 'gone'}")
+    assert out.returncode == 2
+    assert "gone/config.yaml does not exist" in out.stderr
+
+
+def test_a_resumed_run_keeps_its_config_and_refuses_another(tmp_path: Path) -> None:
+    begun = OmegaConf.structured(config("+exp=smoke", "seed=3", f"output_dir={tmp_path}"))
+    (tmp_path / "config.yaml").write_text(OmegaConf.to_yaml(begun))
+    out = command(f"resume={tmp_path}", "dry_run=true")
+    assert out.returncode == 0, out.stderr
+    assert "name: smoke" in out.stdout
+    assert "seed: 3" in out.stdout
+    out = command(f"resume={tmp_path}", "seed=4")
+    assert out.returncode == 2
+    assert "leave out seed=4" in out.stderr
 
 
 def test_an_unwritable_output_dir_is_named(tmp_path: Path) -> None:

@@ -1,0 +1,119 @@
+"""The whole job as a person runs it: `python -m learner.main +exp=smoke`, twice, and once killed and resumed."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+RUN_S = 420
+# Measures of time differ between equal runs; everything else must not.
+TIMES = ("seconds", "_s")
+
+
+def start(cache: Path, *arguments: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "learner.main", *arguments]
+    env = os.environ | {"LMRRG_CACHE": str(cache)}
+    return subprocess.Popen(
+        command, cwd=ROOT, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
+    )
+
+
+def finish(process: subprocess.Popen[str]) -> str:
+    try:
+        output, _ = process.communicate(timeout=RUN_S)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        pytest.fail(f"the run did not end within {RUN_S} s: {process.communicate()[0][-3000:]}")
+    assert process.returncode == 0, output[-3000:]
+    return output
+
+
+def rows(run_dir: Path, phase: str) -> list[dict[str, Any]]:
+    lines = (run_dir / "metrics.jsonl").read_text().splitlines()
+    found = [row for row in map(json.loads, lines) if row["phase"] == phase]
+    return [{k: v for k, v in row.items() if not (k.startswith(TIMES[0]) or k.endswith(TIMES[1]))} for row in found]
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def first(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    run_dir = tmp_path_factory.mktemp("first")
+    return run_dir, finish(start(cache, "+exp=smoke", f"output_dir={run_dir}"))
+
+
+def test_the_job_ends_with_a_table_and_a_summary(first: tuple[Path, str]) -> None:
+    run_dir, output = first
+    summary = json.loads((run_dir / "summary.json").read_text())
+    assert summary["reward_backend"] == "embedded"
+    wanted = {"reward", "reward_abnormal", "embedded", "bertscore", "bleu4", "rougeL", "finding_f1", "unique"}
+    for metrics in (summary["sft"], summary["rl"], *summary["controls"].values()):
+        assert wanted <= set(metrics)
+        gap, low, high = metrics["shuffle_gap"]
+        assert low <= gap <= high
+    assert set(summary["rl_minus_sft"]) >= {"reward", "finding_f1", "shuffle_gap"}
+    assert 0.5 < summary["peak_rss_gb"] < 10
+    assert "rendered" in output
+    assert "embedded" in output
+    assert str(run_dir) in output.replace("\n", "")
+
+
+def test_no_report_text_is_shown_or_logged(first: tuple[Path, str]) -> None:
+    run_dir, output = first
+    samples = [json.loads(line) for line in (run_dir / "samples_rl.jsonl").read_text().splitlines()]
+    logs = [path.read_text(errors="ignore") for path in run_dir.rglob("*.log")]
+    for text in (output, *logs, (run_dir / "metrics.jsonl").read_text()):
+        assert not any(row["reference"] in text for row in samples)
+
+
+def test_every_step_is_recorded_with_finite_numbers(first: tuple[Path, str]) -> None:
+    run_dir, _ = first
+    recorded = rows(run_dir, "rl")
+    assert [row["step"] for row in recorded] == [1, 2, 3, 4]
+    for row in recorded:
+        assert all(math.isfinite(value) for key, value in row.items() if key != "phase")
+
+
+def test_rollout_and_learner_log_probs_agree(first: tuple[Path, str]) -> None:
+    run_dir, _ = first
+    assert max(row["logprob_gap_max"] for row in rows(run_dir, "rl")) < 1e-4
+
+
+def test_the_same_seed_gives_the_same_run_bit_for_bit(
+    first: tuple[Path, str], cache: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    run_dir = tmp_path_factory.mktemp("second")
+    finish(start(cache, "+exp=smoke", f"output_dir={run_dir}"))
+    for phase in ("warm_start", "rl", "evaluation"):
+        assert rows(run_dir, phase) == rows(first[0], phase)
+
+
+def test_a_killed_run_resumes_to_the_same_numbers_bit_for_bit(
+    first: tuple[Path, str], cache: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    run_dir = tmp_path_factory.mktemp("killed")
+    process = start(cache, "+exp=smoke", f"output_dir={run_dir}")
+    deadline = time.monotonic() + RUN_S
+    while not ((run_dir / "metrics.jsonl").exists() and len(rows(run_dir, "rl")) >= 3):
+        assert process.poll() is None, process.communicate()[0][-3000:]
+        assert time.monotonic() < deadline, "waited for the third RL step"
+        time.sleep(0.2)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate(timeout=60)
+    output = finish(start(cache, f"resume={run_dir}"))
+    assert "resumed from" in output
+    for phase in ("warm_start", "rl", "evaluation"):
+        assert rows(run_dir, phase) == rows(first[0], phase)
