@@ -32,8 +32,8 @@ _SIDES = {"left": -1.0, "right": 1.0}
 class Marked:
     """A sentence or report for matching.
 
-    `vectors` [n, hidden]; `marks` [2, n]: status and side of every piece, each -1, 0 or 1; `weighed` [k]: indices of the
-    pieces that count.
+    `vectors` [n, hidden]; `marks` [2, n]: status and side of every piece, each -1, 0 or 1; `weighed` [k]: the places of
+    the pieces that count.
     """
 
     vectors: torch.Tensor

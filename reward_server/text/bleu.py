@@ -7,16 +7,18 @@ from collections import Counter
 
 
 def tokens(report: str) -> list[str]:
-    """Lower case, a space before every full stop, split at single spaces only (double spaces give empty tokens)."""
+    """Lower case, a space before every full stop, split at single spaces (inner double spaces give empty tokens)."""
     return report.lower().replace(".", " .").strip(" ").split(" ")
 
 
 def bleu2(reference: str, hypothesis: str) -> float:
     """BLEU of 1- and 2-grams in [0, 1] with the usual brevity penalty.
 
-    Method-1 smoothing: a zero count of 2-grams becomes 0.1; without a common word the score is 0.
+    Method-1 smoothing: a zero count of 2-grams becomes 0.1; without a common word, and for an empty report, it is 0.
     """
     expected, stated = tokens(reference), tokens(hypothesis)
+    if not any(stated):
+        return 0.0
     logs = 0.0
     for n in (1, 2):
         counts, limits = _ngrams(stated, n), _ngrams(expected, n)

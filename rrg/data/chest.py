@@ -103,7 +103,7 @@ def _vessels(chest: Chest, signs: Sequence[Sign], rng: np.random.Generator) -> N
     for side in SIDES:
         hilum = _hilum(chest, side)
         for angle in np.linspace(-80, 82, 9) + rng.uniform(-11, 11, 9):
-            width = 2.2 + (1.6 * wide if wide else 0.0) * (1.0 if angle < 10 else 0.5)
+            width = 2.2 + (0.8 + 1.4 * wide if wide else 0.0) * (1.0 if angle < 10 else 0.5)
             length = (0.26 - 0.06 * abs(angle) / 90) * rng.uniform(0.7, 1.15) * (1.0 - 0.45 * loss)
             _branch(layer, rng, hilum, np.deg2rad(angle), DIRECTION[side], length, width, depth=3)
     lighten(chest.pixels, 0.22 + 0.14 * wide, layer.mask(0.7) * chest.both_lungs)
@@ -191,11 +191,11 @@ def _spine(chest: Chest, signs: Sequence[Sign], rng: np.random.Generator) -> Non
         x = float(a.spine_x(y))
         width, height = 0.036 + 0.0006 * index, 0.023
         if index in crushed:
-            y, height, width = y + 0.008, 0.011, width + 0.006
+            y, height, width = y + 0.006, 0.013, width + 0.012
         tilt = (float(a.spine_x(y + 0.01)) - float(a.spine_x(y - 0.01))) / 0.02 * width
         corners = [(x - width, y - height + tilt), (x + width, y - height - tilt), (x + width, y + height - tilt),
                    (x - width, y + height + tilt)]  # fmt: skip
-        (spurs if index in crushed else body).polygon(corners, 0.8 if index in crushed else 0.55)
+        (spurs if index in crushed else body).polygon(corners, 1.0 if index in crushed else 0.55)
         edges.line(corners[:2], 1.0, 0.6)
         edges.line(corners[2:], 1.0, 0.6)
         for side in (-1, 1):

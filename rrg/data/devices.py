@@ -137,7 +137,7 @@ def _surgical_material(chest: Chest, sign: Sign, rng: np.random.Generator) -> No
     if sign.zone == "abdomen":
         for side in sign.sides if sign.sided else ("right",):
             lung = a.lungs[side]
-            _clips(layer, rng, lung.inner_x + DIRECTION[side] * 0.11, min(lung.angle_y + 0.055, 0.94), 5, 0.03)
+            _clips(layer, rng, lung.inner_x + DIRECTION[side] * 0.11, min(lung.angle_y + 0.03, 0.94), 6, 0.032)
     elif sign.zone == "neck":
         _clips(layer, rng, a.center_x, 0.06, 5, 0.045)
     elif sign.zone in ("upper", "apex", "mid", "lower", "hilum"):

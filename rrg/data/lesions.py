@@ -138,7 +138,7 @@ def _granuloma(chest: Chest, sign: Sign, side: Side, rng: np.random.Generator) -
     scattered = sign.multiple or not sign.sided
     for _ in range(3 if scattered else 1):
         x, y = place(chest.anatomy.lungs[side], sign.zone, rng, spread=0.33 if scattered else 0.1)
-        radius = (0.0095 if sign.severity < 0.5 else 0.012) * rng.uniform(0.9, 1.15)
+        radius = (0.011 if sign.severity < 0.5 else 0.014) * rng.uniform(0.9, 1.15)
         layer.disc(x, y, radius, radius * rng.uniform(0.85, 1.1))
     toward(chest.pixels, 0.95, 0.92 * layer.mask(0.3))
 
@@ -152,7 +152,7 @@ def _calcified_nodes(chest: Chest, sign: Sign, side: Side, rng: np.random.Genera
     layer = Layer()
     for _ in range(4):
         dx, dy = rng.uniform(-0.028, 0.028, 2)
-        layer.disc(x + dx, y + 1.3 * dy, 0.011, 0.0095)
+        layer.disc(x + dx, y + 1.3 * dy, 0.0135, 0.0115)
     toward(chest.pixels, 0.95, 0.9 * layer.mask(0.4))
 
 
@@ -224,13 +224,13 @@ def _scarring(chest: Chest, sign: Sign, side: Side, rng: np.random.Generator) ->
     lung = chest.anatomy.lungs[side]
     x, y = place(lung, sign.zone, rng, spread=0.06)
     layer = Layer()
-    layer.disc(x, y, 0.010, 0.007)
+    layer.disc(x, y, 0.013, 0.010)
     for angle in rng.uniform(0, 2 * np.pi, 6):
         length = 0.035 + 0.045 * sign.severity * rng.uniform(0.5, 1.2)
         bend = angle + rng.uniform(-0.5, 0.5)
         middle = (x + 0.5 * length * float(np.cos(angle)), y + 0.5 * length * float(np.sin(angle)))
-        layer.line([(x, y), middle, (x + length * float(np.cos(bend)), y + length * float(np.sin(bend)))], 1.4)
-    lighten(chest.pixels, 0.50, layer.mask(0.4) * chest.lungs[side])
+        layer.line([(x, y), middle, (x + length * float(np.cos(bend)), y + length * float(np.sin(bend)))], 1.9)
+    lighten(chest.pixels, 0.58, layer.mask(0.4) * chest.lungs[side])
 
 
 def _pleural_thickening(chest: Chest, sign: Sign, side: Side, rng: np.random.Generator) -> None:

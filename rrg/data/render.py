@@ -20,7 +20,7 @@ from rrg.data.findings import Sign
 from rrg.data.lesions import draw_lesion
 from rrg.data.study import Box
 
-VERSION: Final = "v3"
+VERSION: Final = "v4"
 
 
 def _generator(study_id: str, purpose: str) -> np.random.Generator:
