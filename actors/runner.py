@@ -10,6 +10,7 @@ the weights' reference, so a restarted actor needs no state; only refused weight
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import gymnasium
 from ray.rllib.env.env_runner import EnvRunner
 
+from actors.errors import EngineError
 from actors.trajectory import SampleRequest, Trajectory
 from configs.schema import Config
 
@@ -38,6 +40,7 @@ class VLLMEnvRunner(EnvRunner):  # type: ignore[misc]
 
         env = self.config.env_config
         self._cfg: Config = env["config"]
+        _wait_for_folder(Path(env["policy_dir"]), self._cfg.rollout.start_timeout_s)
         self._client: Any = None
         self._metrics: dict[str, float] = {}
         self._worker: RolloutWorker = RolloutWorker(
@@ -89,3 +92,12 @@ class VLLMEnvRunner(EnvRunner):  # type: ignore[misc]
         if self._client is not None:
             self._client.close()
         self._worker.engine.close()
+
+
+def _wait_for_folder(folder: Path, timeout_s: float) -> None:
+    """The learner writes the policy while this actor imports vLLM; it appears whole, by a rename."""
+    deadline = time.monotonic() + timeout_s
+    while not folder.is_dir():
+        if time.monotonic() > deadline:
+            raise EngineError(f"waited {timeout_s:g} s for the learner to write {folder}")
+        time.sleep(0.1)

@@ -49,7 +49,9 @@ def config_hash(config: Config) -> str:
     shaping = {
         "data": {k: v for k, v in dataclasses.asdict(config.data).items() if k not in ("cache_dir", "root", "workers")},
         "model": dataclasses.asdict(config.model),
-        "reward": {k: v for k, v in dataclasses.asdict(config.reward).items() if k.endswith(("weight", "clip", "backend"))},
+        "reward": {
+            k: v for k, v in dataclasses.asdict(config.reward).items() if k.endswith(("weight", "clip", "backend"))
+        },
         "sft": dataclasses.asdict(config.learner.sft),
         "rl": {k: v for k, v in dataclasses.asdict(config.learner.rl).items() if k not in _LENGTH_OF_RUN},
         "rollout": [config.rollout.samples_per_study, config.rollout.temperature, config.rollout.max_new_tokens],

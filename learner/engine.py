@@ -18,20 +18,6 @@ from torch import Tensor, nn
 from configs.schema import LearnerConfig
 
 
-def process_environment(learner: LearnerConfig) -> dict[str, str]:
-    """The variables that must be set before torch is imported in a rank's process.
-
-    `GOMP_SPINCOUNT=0`: spinning OpenMP threads cost 5x on a shared machine. `DS_ACCELERATOR`: no probing.
-    """
-    return {
-        "DS_ACCELERATOR": "cuda" if learner.gpus_per_rank > 0 else "cpu",
-        "GOMP_SPINCOUNT": "0",
-        "OMP_NUM_THREADS": str(learner.threads),
-        "LOG_LEVEL": "ERROR",
-        "TOKENIZERS_PARALLELISM": "false",
-    }
-
-
 def device_of(learner: LearnerConfig) -> torch.device:
     """The device of a rank; Ray shows each rank only its own GPU."""
     return torch.device("cuda", 0) if learner.gpus_per_rank > 0 else torch.device("cpu")
@@ -64,9 +50,7 @@ def make_engine(
     kept = {id(parameter) for parameter in trained}
     for parameter in module.parameters():
         parameter.requires_grad_(id(parameter) in kept)
-    optimizer = torch.optim.AdamW(
-        trained, lr=0.0, betas=tuple(learner.betas), weight_decay=weight_decay, fused=True
-    )
+    optimizer = torch.optim.AdamW(trained, lr=0.0, betas=tuple(learner.betas), weight_decay=weight_decay, fused=True)
     config = {
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,

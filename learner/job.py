@@ -13,16 +13,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import ray
 from rich.console import Console
 
+from actors.env import rollout_env
 from configs.schema import Config
 from learner import controls, plan
 from learner.algorithm import ReportRL, ReportRLConfig
-from learner.checkpoints import latest_checkpoint
+from learner.checkpoints import latest_checkpoint, read_state
 from learner.evaluate import Evaluation, evaluate
 from learner.progress import Show
 from learner.summary import build_summary, print_summary, write_summary
@@ -35,7 +37,16 @@ from rrg.data.study import Study
 from rrg.model.backbone import FeatureStore
 
 # What the live line of an RL step shows.
-SHOWN = ("reward_mean", "kl", "entropy", "seconds_rollout", "seconds_reward_wait", "seconds_update", "seconds_sync")
+SHOWN = {
+    "reward_mean": "reward",
+    "kl_k3": "KL",
+    "entropy": "entropy",
+    "length_mean": "words",
+    "seconds_rollout": "rollout s",
+    "seconds_reward_wait": "reward s",
+    "seconds_update": "update s",
+    "seconds_sync": "sync s",
+}
 
 
 def run_job(cfg: Config, run_dir: Path) -> None:
@@ -49,10 +60,14 @@ def run_job(cfg: Config, run_dir: Path) -> None:
             stack = ExitStack()
             algo, client = stack.enter_context(_started(cfg, run_dir, show))
         with stack:
-            resume(cfg, algo, show, run_dir)
-            tracker = Tracker(run_dir, resume_at=algo.position if cfg.resume else None)
+            checkpoint = latest_checkpoint(run_dir / "checkpoints")
+            tracker = Tracker(run_dir, keep=_recorded(algo, checkpoint))
             with show.phase("warm start"):
-                warm_start(algo, tracker, show)
+                if not algo.warm_started:
+                    warm_start(algo, tracker, show)
+                algo.begin_rl(checkpoint)
+            if checkpoint is not None:
+                show.line(f"resumed from {checkpoint}: {algo.rl_step} RL steps done")
             with show.phase("evaluation of the warm start"):
                 sft = evaluate_policy(cfg, run_dir, "sft", algo, client, studies)
                 tracker.log("evaluation", 0, scalars(sft))
@@ -92,10 +107,13 @@ def _started(cfg: Config, run_dir: Path, show: Show) -> Iterator[tuple[ReportRL,
     ray.init(
         address=cfg.cluster.address,
         log_to_driver=False,
+        runtime_env={"env_vars": rollout_env(cfg.rollout)},
         **({} if cfg.cluster.address else _local_ray(cfg)),
     )
     try:
-        reward_addresses = _reward_addresses(cfg)
+        # Ray ends the workers with their last handle, so it stays here until the block ends.
+        workers = _reward_workers(cfg)
+        reward_addresses = addresses(workers, cfg.cluster.start_timeout_s) if workers else [str(cfg.reward.address)]
         algo = ReportRLConfig().report(cfg, run_dir, reward_addresses=reward_addresses).build_algo()
         client = RewardClient(reward_addresses, timeout_s=cfg.reward.timeout_s)
         try:
@@ -107,15 +125,14 @@ def _started(cfg: Config, run_dir: Path, show: Show) -> Iterator[tuple[ReportRL,
         ray.shutdown()
 
 
-def _reward_addresses(cfg: Config) -> list[str]:
-    """The server that the config names, or workers of the run's own (which end with its Ray)."""
+def _reward_workers(cfg: Config) -> list[Any]:
+    """Reward servers of the run's own; none where the config names one."""
     if cfg.reward.address is not None:
-        return [cfg.reward.address]
+        return []
     local = cfg.cluster.address is None
-    workers = start_workers(
+    return start_workers(
         cfg.reward.num_workers, backend=cfg.reward.backend, threads=cfg.reward.threads, local=local, num_cpus=1
     )
-    return addresses(workers, cfg.cluster.start_timeout_s)
 
 
 def _local_ray(cfg: Config) -> dict[str, object]:
@@ -128,20 +145,15 @@ def _local_ray(cfg: Config) -> dict[str, object]:
     }
 
 
-def resume(cfg: Config, algo: ReportRL, show: Show, run_dir: Path) -> None:
-    """Goes on from the run directory's latest complete checkpoint when the config asks for it."""
-    if cfg.resume is None:
-        return
-    checkpoint = latest_checkpoint(run_dir / "checkpoints")
-    if checkpoint is None:
-        show.line("no complete checkpoint here: starting from the beginning")
-        return
-    algo.restore_run(checkpoint)
-    show.line(f"resumed from {checkpoint.name}: warm start {algo.sft_step} steps, RL {algo.rl_step} steps done")
+def _recorded(algo: ReportRL, checkpoint: Path | None) -> tuple[str, int]:
+    """The last step whose numbers stay when this run directory is gone on with: later ones will be done again."""
+    if checkpoint is not None:
+        return "rl", read_state(checkpoint).step
+    return ("rl", 0) if algo.warm_started else ("warm_start", 0)
 
 
 def warm_start(algo: ReportRL, tracker: Tracker, show: Show) -> None:
-    """Supervised fine-tuning up to the end of its schedule (nothing if a resumed run had finished it)."""
+    """Supervised fine-tuning, shown and recorded step by step."""
 
     def progress(done: int, total: int, metrics: Mapping[str, float]) -> None:
         show.advance("warm-start steps", done, total, metrics)
@@ -153,11 +165,14 @@ def warm_start(algo: ReportRL, tracker: Tracker, show: Show) -> None:
 def reinforce(cfg: Config, run_dir: Path, algo: ReportRL, tracker: Tracker, show: Show) -> None:
     """Policy-gradient steps up to `learner.rl.steps`, with a checkpoint every few."""
     rl = cfg.learner.rl
-    algo.begin_rl()
     while algo.rl_step < rl.steps:
-        metrics = algo.train()["report_rl"]
+        algo.train()
+        metrics = algo.step_metrics
         tracker.log("rl", algo.rl_step, metrics)
-        show.advance("RL steps", algo.rl_step, rl.steps, {name: metrics[name] for name in SHOWN if name in metrics})
+        show.line(
+            f"  RL step {algo.rl_step}/{rl.steps}  " + "  ".join(f"{n} {metrics[m]:.3g}" for m, n in SHOWN.items())
+        )
+        show.advance("RL steps", algo.rl_step, rl.steps)
         if algo.rl_step % rl.checkpoint_every == 0 or algo.rl_step == rl.steps:
             algo.save_run(run_dir / "checkpoints")
 
@@ -174,7 +189,7 @@ def evaluate_policy(
     if path.exists():
         texts = {row["id"]: row["hypothesis"] for row in map(json.loads, path.read_text().splitlines())}
     else:
-        texts = {t.study_id: t.text for t in algo.generate([study.id for study in test], greedy=True)}
+        texts = {t.study_id: t.text for t in algo.generate([study.id for study in test])}
         rows = [{"id": s.id, "reference": s.target, "hypothesis": texts[s.id]} for s in test]
         partial_path = path.with_suffix(".tmp")
         partial_path.write_text("".join(json.dumps(row) + "\n" for row in rows))

@@ -87,7 +87,8 @@ def require(cfg: Config) -> None:
     if cfg.cluster.address is None and need > have:
         missing.append(
             f"GPUs: the config asks for {need:g} (rollout.num_actors x rollout.gpus_per_actor + learner.num_ranks x "
-            f"learner.gpus_per_rank), this machine has {have}; use cluster=ray on a cluster, or rollout=local learner=local"
+            f"learner.gpus_per_rank), this machine has {have}; use cluster=ray on a cluster, or rollout=local "
+            "learner=local"
         )
     if missing:
         raise UserError("cannot start:\n" + "\n".join(f"  - {line}" for line in missing))

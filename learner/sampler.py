@@ -1,7 +1,8 @@
 """Which studies an RL step rolls out: a pure function of (seed, step), so a resumed run needs no cursor.
 
-Contract: every stratum (abnormal, normal) is walked through in a fresh random order an epoch; a step never holds a study
-twice (at the seam of two epochs the second draw is passed over); the abnormal share of the first n steps differs from `abnormal_fraction` by less than one study.
+Contract: every stratum (abnormal, normal) is walked through in a fresh random order an epoch; a step never holds a
+study twice (at the seam of two epochs the second draw is passed over); the abnormal share of the first n steps differs
+from `abnormal_fraction` by less than one study.
 """
 
 from __future__ import annotations

@@ -76,9 +76,7 @@ def report_loss(logprobs: Tensor, mask: Tensor) -> Tensor:
     return -(logprobs * mask).sum() / mask.sum()
 
 
-def extractor_loss(
-    regions: RegionOutput, targets: RegionTargets, cfg: SFTConfig
-) -> tuple[Tensor, dict[str, float]]:
+def extractor_loss(regions: RegionOutput, targets: RegionTargets, cfg: SFTConfig) -> tuple[Tensor, dict[str, float]]:
     """The weighted sum of the extractor's three losses, and each of them."""
     parts = {
         "findings_loss": (cfg.region_weight, findings_loss(regions, targets)),

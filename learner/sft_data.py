@@ -9,13 +9,15 @@ import math
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Final, Literal
 
 import torch
 from torch import Tensor
 
 from configs.schema import SFTConfig
+from rrg.data.mentions import findings_in
+from rrg.data.sections import sentences
 from rrg.data.study import Box, Study
 from rrg.errors import UserError
 from rrg.model.backbone import FeatureStore
@@ -75,9 +77,7 @@ class SFTBatch:
         return int(self.mask.sum())
 
     def to(self, device: torch.device | str) -> SFTBatch:
-        return SFTBatch(
-            self.features.to(device), self.ids.to(device), self.mask.to(device), self.targets.to(device)
-        )
+        return SFTBatch(self.features.to(device), self.ids.to(device), self.mask.to(device), self.targets.to(device))
 
 
 class ShuffledCycle:
@@ -166,9 +166,21 @@ def sft_lr(step: int, total: int, peak: float, warmup: int) -> float:
 def collate(policy: ReportPolicy, store: FeatureStore, studies: Sequence[Study], max_tokens: int) -> SFTBatch:
     """Everything that `sft_loss` needs of some studies, on the CPU; reports are cut at `max_tokens`."""
     features = store.load_batch(studies)
-    ids, mask = policy.tokenize([study.target for study in studies], max_tokens)
+    ids, mask = policy.tokenize([findings_first(study.target) for study in studies], max_tokens)
     targets = region_targets(studies, policy.regions, policy.findings, store.grid, features.values.shape[1])
     return SFTBatch(features, ids, mask, targets)
+
+
+@cache
+def findings_first(report: str) -> str:
+    """A cleaned report with the sentences that state a finding before the others, otherwise in their order.
+
+    The order of a report's sentences is the radiologist's habit. With every finding at a place of its own, each is
+    improbable at any one place, and the most probable report is always a normal one; with findings first, the image
+    decides the first word.
+    """
+    parts = sentences(report)
+    return " . ".join(sorted(parts, key=lambda part: not findings_in(part))) + " ." if parts else report
 
 
 def region_targets(

@@ -19,17 +19,15 @@ PHASES = ("warm_start", "rl", "evaluation")
 
 
 class Tracker:
-    """Appends rows; `resume_at` = (phase, step) of the checkpoint that the run goes on from."""
+    """Appends rows to what `run_dir` holds up to `keep` = (phase, step); the rest of it is dropped."""
 
-    def __init__(self, run_dir: Path, resume_at: tuple[str, int] | None = None) -> None:
+    def __init__(self, run_dir: Path, keep: tuple[str, int]) -> None:
         self._path = run_dir / "metrics.jsonl"
-        if resume_at is not None and self._path.exists():
-            kept = [line for line in self._path.read_text().splitlines() if _before(json.loads(line), resume_at)]
+        if self._path.exists():
+            kept = [line for line in self._path.read_text().splitlines() if _before(json.loads(line), keep)]
             self._path.write_text("".join(line + "\n" for line in kept))
         self._file = self._path.open("a")
-        self._board = SummaryWriter(
-            str(run_dir / "tensorboard"), purge_step=None if resume_at is None else resume_at[1] + 1
-        )
+        self._board = SummaryWriter(str(run_dir / "tensorboard"), purge_step=keep[1] + 1)
 
     def log(self, phase: str, step: int, metrics: Mapping[str, float]) -> None:
         """Writes one row, to the disk at once."""

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -77,8 +78,8 @@ def rl_update(
     parts = split_groups([t.study_id for t in usable], config.learner.rl.minibatches)
     plan = [
         [
-            _assemble([usable[i] for i in rows], value[rows], load_features, device)
-            for rows in _column(part, usable, config, rank=rank, world_size=world_size)
+            _assemble([usable[i] for i in rows], value[rows], load_features, device, weighed=weighed)
+            for rows, weighed in _column(part, usable, config, rank=rank, world_size=world_size)
         ]
         for part in parts
     ]
@@ -123,20 +124,27 @@ def trajectory_metrics(trajectories: Sequence[Trajectory]) -> dict[str, float]:
 
 def _column(
     part: Sequence[int], usable: Sequence[Trajectory], config: Config, *, rank: int, world_size: int
-) -> list[list[int]]:
-    """This rank's micro-batches of a mini-batch, as indices into `usable`; an empty one where it only keeps step."""
+) -> list[tuple[list[int], bool]]:
+    """This rank's micro-batches of a mini-batch: indices into `usable`, and whether they count.
+
+    A rank without samples in a round computes another rank's with weight zero, for collective calls must line up.
+    """
     rounds = micro_batch_rounds(
         [len(usable[i].token_ids) for i in part],
         prompt_length=max(usable[i].prompt_length for i in part),
         token_budget=config.learner.micro_batch_tokens,
         world_size=world_size,
     )
-    # A rank without samples computes one of another rank's with weight zero: collective calls must line up.
-    return [[part[i] for i in shares[rank]] or [-1 - part[shares[0][0]]] for shares in rounds]
+    return [([part[k] for k in shares[rank] or shares[0][:1]], bool(shares[rank])) for shares in rounds]
 
 
 def _assemble(
-    samples: Sequence[Trajectory], advantages: Any, load_features: LoadFeatures, device: torch.device
+    samples: Sequence[Trajectory],
+    advantages: Any,
+    load_features: LoadFeatures,
+    device: torch.device,
+    *,
+    weighed: bool,
 ) -> MicroBatch:
     studies = Counter(t.study_id for t in samples)
     longest = max(len(t.token_ids) for t in samples)
@@ -153,7 +161,7 @@ def _assemble(
         counts=torch.tensor(list(studies.values()), device=device),
         ids=ids.to(device),
         mask=mask.to(device),
-        weighed=mask.to(device),
+        weighed=(mask & weighed).to(device),
         behaviour=behaviour.to(device),
         advantages=torch.as_tensor(advantages, dtype=torch.float32, device=device),
     )
@@ -203,8 +211,3 @@ def _logprobs(model: Any, micro: MicroBatch, temperature: float) -> tuple[Tensor
 def linear_warmup(step: int, peak: float, warmup: int) -> float:
     """The learning rate of RL step `step` (from 0): rising over `warmup` steps, constant afterwards."""
     return peak * min(1.0, (step + 1) / max(1, warmup))
-
-
-def count_components(trajectories: Sequence[Trajectory]) -> Mapping[str, int]:
-    """How many samples failed, by reason."""
-    return Counter(t.failed for t in trajectories if t.failed is not None)

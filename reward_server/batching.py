@@ -21,6 +21,10 @@ class QueueFullError(Exception):
     """More pairs wait than the queue may hold."""
 
 
+class StoppingError(Exception):
+    """The batcher was closed before the request was scored."""
+
+
 class BadScoreError(Exception):
     """A backend gave a value that is not finite."""
 
@@ -49,6 +53,8 @@ class Batcher:
         self._window_s = window_s
         self._max_batch, self._max_slice, self._max_waiting = max_batch, max_slice, max_waiting
         self._jobs: deque[_Job] = deque()
+        self._in_hand: list[_Job] = []
+        self._closed = False
         self._waiting = 0
         self._arrived = asyncio.Event()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="scorer")
@@ -59,16 +65,20 @@ class Batcher:
         self._loop_task = asyncio.create_task(self._run())
 
     async def close(self) -> None:
-        """Stops after the batch in hand; what still waits is cancelled."""
+        """Ends all that still waits with StoppingError and lets the scorer finish its batch."""
+        self._closed = True
         if self._loop_task is not None:
             self._loop_task.cancel()
             await asyncio.gather(self._loop_task, return_exceptions=True)
-        for job in self._jobs:
-            job.done.cancel()
-        self._thread.shutdown(wait=True)
+        for job in (*self._jobs, *self._in_hand):
+            if not job.done.done():
+                job.done.set_exception(StoppingError("the server is stopping"))
+        await asyncio.to_thread(self._thread.shutdown)
 
     async def score(self, pairs: Sequence[Pair]) -> list[dict[str, float]]:
-        """The scores of all pairs, in order. Raises QueueFullError, or whatever the scorer raised on the batch."""
+        """The scores of all pairs, in order. Raises QueueFullError, StoppingError, or what the scorer raised."""
+        if self._closed:
+            raise StoppingError("the server is stopping")
         if not pairs:
             return []
         if self._waiting + len(pairs) > self._max_waiting:
@@ -110,6 +120,7 @@ class Batcher:
         return batch
 
     async def _score_batch(self, batch: Sequence[tuple[_Job, Sequence[Pair]]]) -> None:
+        self._in_hand = [job for job, _ in batch]
         pairs = [pair for _, part in batch for pair in part]
         try:
             scores = await asyncio.get_running_loop().run_in_executor(self._thread, self._score, pairs)

@@ -1,8 +1,8 @@
 """The client of the reward server.
 
 Contract: thread-safe. Every call ends within its deadline with all scores or with a RewardError that says which
-servers it asked, what for, and why it failed; a failure is never a score. Servers that are away (UNAVAILABLE) or full
-(RESOURCE_EXHAUSTED) are tried again by gRPC itself; several addresses take turns (round robin).
+servers it asked, what for, and why it failed; a failure is never a score. Servers that are away, full or stopping are
+tried again by gRPC itself; several addresses take turns (round robin).
 """
 
 from __future__ import annotations
@@ -167,7 +167,8 @@ def _service_config() -> dict[str, object]:
         "initialBackoff": "0.1s",
         "maxBackoff": "2s",
         "backoffMultiplier": 2,
-        "retryableStatusCodes": ["UNAVAILABLE", "RESOURCE_EXHAUSTED"],
+        # CANCELLED: what a server that is shutting down says of calls that it never took up. Scoring twice does no harm.
+        "retryableStatusCodes": ["UNAVAILABLE", "RESOURCE_EXHAUSTED", "CANCELLED"],
     }
     return {
         "loadBalancingConfig": [{"round_robin": {}}],

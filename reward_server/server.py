@@ -1,8 +1,8 @@
 """The gRPC server: `lmrrg.reward.v1.RewardService` with health checks and reflection.
 
 Contract: answers are complete or an error with its reason, never partial and never made up:
-INVALID_ARGUMENT names the field, RESOURCE_EXHAUSTED says that the queue is full (try again later), INTERNAL gives the
-kind of a scorer's failure. Report text is never logged and never part of an error.
+INVALID_ARGUMENT names the field, RESOURCE_EXHAUSTED says that the queue is full (try again later), UNAVAILABLE that the
+server stops (ask another), INTERNAL gives the kind of a scorer's failure. Report text is never logged and never part of an error.
 """
 
 from __future__ import annotations
@@ -20,11 +20,12 @@ from grpc_reflection.v1alpha import reflection
 
 from protos import reward_pb2, reward_pb2_grpc
 from reward_server.backends import create_scorer
-from reward_server.batching import Batcher, QueueFullError
+from reward_server.batching import Batcher, QueueFullError, StoppingError
 from reward_server.errors import RewardSetupError
 from reward_server.scorer import Pair, Scorer
 
 SERVICE = reward_pb2.DESCRIPTOR.services_by_name["RewardService"].full_name
+_LAME_DUCK_S = 0.2
 _LOG = logging.getLogger(__name__)
 
 
@@ -33,7 +34,7 @@ class Limits:
     """What one request may ask for; more is INVALID_ARGUMENT (a message too large for gRPC: RESOURCE_EXHAUSTED)."""
 
     pairs: int = 1024
-    characters: int = 20_000  # of one report
+    characters: int = 10_000  # of one report
     message_bytes: int = 64 * 2**20
     waiting_pairs: int = 8192
 
@@ -91,6 +92,8 @@ class RewardService(reward_pb2_grpc.RewardServiceServicer):
             scores = await self._batcher.score(pairs)
         except QueueFullError as error:
             await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, str(error))
+        except StoppingError as error:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, str(error))
         except Exception as error:
             # The message may quote a report: only its kind leaves the process.
             _LOG.error("scoring %d pairs failed: %s", len(pairs), type(error).__name__)
@@ -155,8 +158,13 @@ class RewardServer:
     async def stop(self, grace_s: float = 10.0) -> None:
         """Tells health checkers, takes no new requests, and gives those in hand `grace_s` seconds to end."""
         await self._health.enter_graceful_shutdown()
-        await self._server.stop(grace_s)
+        # Clients that watch the health turn to other servers now: what they still send in this moment is served.
+        await asyncio.sleep(min(_LAME_DUCK_S, grace_s))
+        stopped = asyncio.create_task(self._server.stop(grace_s + 1.0))
+        await asyncio.wait([stopped], timeout=grace_s)
+        # Whoever is left is told UNAVAILABLE, so that its client asks another server; gRPC alone would say CANCELLED.
         await self._batcher.close()
+        await stopped
 
 
 async def serve(backend: str, host: str = "127.0.0.1", port: int = 50051, *, limits: Limits | None = None) -> None:

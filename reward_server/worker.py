@@ -50,7 +50,7 @@ class RewardWorkerImpl:
         asyncio.run_coroutine_threadsafe(self._server.stop(grace_s), self._loop).result(timeout=grace_s + 60)
 
 
-RewardWorker = ray.remote(max_restarts=-1)(RewardWorkerImpl)
+RewardWorker = ray.remote(max_restarts=-1, max_task_retries=-1)(RewardWorkerImpl)
 
 
 def start_workers(number: int, *, backend: str, threads: int, local: bool, num_cpus: float | None = None) -> list[Any]:

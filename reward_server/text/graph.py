@@ -13,7 +13,9 @@ Contract: pure functions in [0, 1]; 1 for equal statements. Differences from Rad
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from reward_server.text.ontology import FAMILY_OF, GENERAL_OF
 from reward_server.text.statements import INCOMPLETE, Statement, Status
@@ -28,16 +30,18 @@ def graph_f1(reference: Sequence[Statement], hypothesis: Sequence[Statement]) ->
     total = sum(map(_mass, reference)) + sum(map(_mass, hypothesis))
     if not total:
         return 1.0
-    pairs = match(reference, hypothesis)
-    gained = sum(c * (_weight(reference[i]) + _weight(hypothesis[j])) for c, i, j in pairs)
-    shared = sum(2 * _RELATION_WEIGHT * _shared(reference[i], hypothesis[j]) for c, i, j in pairs)
-    paired = {j for _, _, j in pairs}
-    contradicting = sum(
-        2 * _weight(b)
-        for j, b in enumerate(hypothesis)
-        if j not in paired and min((agreement(a, b) for a in reference), default=0.0) < 0
-    )
-    return min(1.0, max(0.0, (gained + shared - contradicting) / total))
+    gained = 0.0
+    left = Counter(hypothesis)
+    for pair in match(reference, hypothesis):
+        left[pair.hypothesis] -= pair.count
+        weight = _weight(pair.reference) + _weight(pair.hypothesis)
+        shared = 2 * _RELATION_WEIGHT * _shared(pair.reference, pair.hypothesis)
+        gained += pair.count * (pair.credit * weight + shared)
+    expected = set(reference)
+    for statement, count in left.items():
+        if count and any(agreement(other, statement) < 0 for other in expected):
+            gained -= count * 2 * _weight(statement)
+    return min(1.0, max(0.0, gained / total))
 
 
 def positive_f1(reference: Sequence[Statement], hypothesis: Sequence[Statement]) -> float:
@@ -52,29 +56,36 @@ def positive_f1(reference: Sequence[Statement], hypothesis: Sequence[Statement])
         return 1.0
     denied = _denied(hypothesis) - _denied(reference)
     found = sum(
-        credit * (_SURENESS[expected[i].status] + _SURENESS[stated[j].status])
-        for credit, i, j in match(expected, stated)
-        if expected[i].concept == stated[j].concept and stated[j].concept not in denied
+        pair.count * pair.credit * (_SURENESS[pair.reference.status] + _SURENESS[pair.hypothesis.status])
+        for pair in match(expected, stated)
+        if pair.reference.concept == pair.hypothesis.concept and pair.hypothesis.concept not in denied
     )
     return found / sum(_SURENESS[s.status] for s in (*expected, *stated))
 
 
-def match(reference: Sequence[Statement], hypothesis: Sequence[Statement]) -> list[tuple[float, int, int]]:
-    """Pairs (credit, i, j) of statements one to one, the best first, contradictions last; credits in [-1, 1]."""
-    candidates = [
-        (credit, -abs(i - j), -i, -j)
-        for i, a in enumerate(reference)
-        for j, b in enumerate(hypothesis)
-        if (credit := agreement(a, b))
-    ]
-    taken_i: set[int] = set()
-    taken_j: set[int] = set()
+@dataclass(frozen=True)
+class Matched:
+    """`count` statements of the reference matched with as many of the hypothesis; `credit` in [-1, 1]."""
+
+    credit: float
+    reference: Statement
+    hypothesis: Statement
+    count: int
+
+
+def match(reference: Sequence[Statement], hypothesis: Sequence[Statement]) -> list[Matched]:
+    """Matches the statements one to one, the best first, contradictions last."""
+    expected, stated = Counter(reference), Counter(hypothesis)
+    candidates = [(credit, a, b) for a in expected for b in stated if (credit := agreement(a, b))]
+    # Of equal credits those that share more; the sort is stable, so the order of the reports decides what remains.
+    candidates.sort(key=lambda candidate: (-candidate[0], -_shared(candidate[1], candidate[2])))
     pairs = []
-    for credit, _, minus_i, minus_j in sorted(candidates, reverse=True):
-        if minus_i not in taken_i and minus_j not in taken_j:
-            taken_i.add(minus_i)
-            taken_j.add(minus_j)
-            pairs.append((credit, -minus_i, -minus_j))
+    for credit, a, b in candidates:
+        count = min(expected[a], stated[b])
+        if count:
+            expected[a] -= count
+            stated[b] -= count
+            pairs.append(Matched(credit, a, b, count))
     return pairs
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
+from itertools import pairwise
 
 from reward_server.text import lexicon, ontology
 from reward_server.text.lexicon import Kind, Mention
@@ -184,11 +185,11 @@ class _Clause:
 
     def _either(self, i: int) -> bool:
         """Whether "or" or "versus" joins the finding at `i` to another."""
-        for j in self.findings:
-            between = self.mentions[min(i, j) + 1 : max(i, j)]
-            if any(m.kind is Kind.EITHER for m in between) and all(
-                m.kind in _BOUND or m.kind in (Kind.EITHER, Kind.FUNCTION) for m in between
-            ):
+        place = self.findings.index(i)
+        for first, second in pairwise(self.findings[max(0, place - 1) : place + 2]):
+            between = self.mentions[first + 1 : second]
+            joined = all(m.kind in _BOUND or m.kind in (Kind.EITHER, Kind.FUNCTION) for m in between)
+            if joined and any(m.kind is Kind.EITHER for m in between):
                 return True
         return False
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 # A full stop ends a sentence unless a digit follows at once (1.5 cm).
 _SENTENCE_END = re.compile(r"(?:[.!?]+(?=\s|$|[A-Z])|\n+)")
+_LONGEST = 100
 _WORD = re.compile(r"[a-z]+(?:'[a-z]+)?|\d+(?:\.\d+)?|[,;:/()]")
 _IRREGULAR = {
     "pneumothoraces": "pneumothorax",
@@ -55,9 +56,16 @@ def base_form(word: str) -> str:
 
 
 def sentences(text: str) -> list[str]:
-    """The sentences of a report with single spaces, without their final marks; empty ones are left out."""
-    pieces = (" ".join(piece.split()) for piece in _SENTENCE_END.split(text))
-    return [piece for piece in pieces if re.search(r"\w", piece)]
+    """The sentences of a report with single spaces, without their final marks; empty ones are left out.
+
+    More than `_LONGEST` words without an end are cut there, so that no text takes long to read.
+    """
+    found = []
+    for piece in _SENTENCE_END.split(text):
+        spaced = piece.split()
+        parts = (" ".join(spaced[start : start + _LONGEST]) for start in range(0, len(spaced), _LONGEST))
+        found += [part for part in parts if re.search(r"\w", part)]
+    return found
 
 
 def words(sentence: str) -> list[Word]:

@@ -14,12 +14,16 @@ their probabilities: the words that a report is made of are easier to read off t
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rrg.model.features import VIEW_CODES, FeatureBatch
+
+# Logit at which the heads start: most findings are absent from most regions.
+_RARE: Final = -4.0
 
 
 @dataclass(frozen=True)
@@ -155,6 +159,8 @@ class RegionExtractor(nn.Module):
         self.content = nn.Linear(size, hidden)
         self.global_content = nn.Linear(size, hidden)
         self.finding_embeddings = nn.Embedding(shape.findings, hidden)
+        for head in (self.significance, self.region_findings, self.study_findings):
+            nn.init.constant_(head.bias, _RARE)
 
     def set_token_scale(self, std: float) -> None:
         """Starts visual tokens at the standard deviation of the language model's token embeddings."""

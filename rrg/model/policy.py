@@ -74,12 +74,12 @@ class ReportPolicy(nn.Module):
         ids: Tensor | None = None,
         mask: Tensor | None = None,
         temperature: float = 1.0,
-        repeat: int = 1,
+        repeat: int | Tensor = 1,
     ) -> PolicyOutput:
         """The one entrance for wrappers such as a DeepSpeed engine.
 
-        `ids` and `mask` [B * repeat, T] are completions, `repeat` of each study in a row: the extractor runs once a
-        study. `regions` and `embeds` of the answer have one row a study.
+        `ids` and `mask` [B * repeat, T] are completions, `repeat` of each study in a row (or `repeat` [B], a number for
+        each): the extractor runs once a study. `regions` and `embeds` of the answer have one row a study.
         """
         regions = self.extract(batch)
         embeds = self.prompt_embeds(regions)

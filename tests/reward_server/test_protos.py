@@ -16,4 +16,6 @@ def test_generating_the_stubs_again_changes_nothing(tmp_path: Path) -> None:
     made = sorted(path.name for path in (tmp_path / "protos").iterdir())
     assert made == ["reward_pb2.py", "reward_pb2.pyi", "reward_pb2_grpc.py"]
     for name in made:
-        assert (tmp_path / "protos" / name).read_text() == (ROOT / "protos" / name).read_text(), f"generate {name} again"
+        assert (tmp_path / "protos" / name).read_text() == (ROOT / "protos" / name).read_text(), (
+            f"generate {name} again"
+        )

@@ -15,10 +15,10 @@ from rrg.data.openi import OpeniRecord
 
 TEMPLATES = (
     "The heart is normal in size. The mediastinum is unremarkable. The lungs are clear.",
-    "The heart size and pulmonary vascularity appear within normal limits. The lungs are free of focal airspace disease. "
-    "No pleural effusion or pneumothorax is seen.",
-    "Cardiomediastinal silhouette is within normal limits. Lungs are clear. No focal consolidation, pleural effusion or "
-    "pneumothorax. No acute bony abnormality.",
+    "The heart size and pulmonary vascularity appear within normal limits. The lungs are free of focal airspace "
+    "disease. No pleural effusion or pneumothorax is seen.",
+    "Cardiomediastinal silhouette is within normal limits. Lungs are clear. No focal consolidation, pleural effusion "
+    "or pneumothorax. No acute bony abnormality.",
 )
 
 

@@ -45,10 +45,16 @@ def test_a_normal_heart_is_the_same_statement_in_any_wording(sentence: str) -> N
         ),
         ("Lungs are clear without infiltrate", {("lung abnormality", "absent", ""), ("consolidation", "absent", "")}),
         ("Pneumothorax is not seen", {("pneumothorax", "absent", "")}),
-        ("No pneumothorax is seen and the heart is enlarged", {("pneumothorax", "absent", ""), ("cardiomegaly", "present", "")}),
+        (
+            "No pneumothorax is seen and the heart is enlarged",
+            {("pneumothorax", "absent", ""), ("cardiomegaly", "present", "")},
+        ),
         ("Pneumonia cannot be excluded", {("pneumonia", "uncertain", "")}),
         ("Scarring or atelectasis", {("scar", "uncertain", ""), ("atelectasis", "uncertain", "")}),
-        ("Opacities in the left base may represent pneumonia", {("opacity", "present", "left"), ("pneumonia", "uncertain", "")}),
+        (
+            "Opacities in the left base may represent pneumonia",
+            {("opacity", "present", "left"), ("pneumonia", "uncertain", "")},
+        ),
         ("Bibasilar atelectasis", {("atelectasis", "present", "both")}),
         ("Lung volumes are low", {("hypoinflation", "present", "")}),
         ("The aorta is calcified", {("atherosclerosis", "present", "")}),

@@ -1,0 +1,259 @@
+"""One DeepSpeed rank of the learner, run as a Ray actor. All ranks get every call, with the same arguments.
+
+Contract: the module imports neither torch nor DeepSpeed at its top, for their environment must be set before; a rank
+does nothing until `start`. A *phase* (the warm start's "extractor" and "policy", then "rl") begins from a saved policy
+with a fresh optimizer. Random numbers of a step depend on (seed, phase, step, rank) only, so nothing of them needs to
+be saved, and a restored rank goes on bit for bit.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import socket
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from actors.trajectory import Trajectory, WeightsRef
+from configs.schema import Config
+from learner.checkpoints import Phase
+from rrg.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from rrg.model.features import FeatureBatch
+    from rrg.model.policy import ReportPolicy
+
+
+# Folders in the run directory.
+INITIAL_POLICY = "initial_policy"
+WARM_START = "warm_start"
+
+
+@dataclass(frozen=True)
+class RankInfo:
+    """What a started rank tells the driver."""
+
+    warm_start_total: int
+    parameters: int
+
+
+class DeepSpeedRank:
+    """`run_dir` is shared by all ranks; policies pass from phase to phase through folders in it."""
+
+    def __init__(self, config: Config, run_dir: str, rank: int, world_size: int) -> None:
+        self._config = config
+        self._run_dir = Path(run_dir)
+        self._rank = rank
+        self._world_size = world_size
+
+    def address(self) -> tuple[str, int]:
+        """Where rank 0 can be met by the others: its host and a port that is free now."""
+        import ray
+
+        host = ray.util.get_node_ip_address()
+        with socket.socket() as probe:
+            probe.bind((host, 0))
+            return host, int(probe.getsockname()[1])
+
+    def start(self, address: tuple[str, int]) -> RankInfo:
+        """Join the process group, load the studies and build the policy; ready for the warm start."""
+        from learner.engine import device_of, join_process_group, process_environment
+
+        os.environ.update(process_environment(self._config.learner))
+        import torch
+
+        from learner.sft import sft_schedule
+        from rrg.data import load_studies
+        from rrg.model.backbone import FeatureStore
+        from rrg.model.build import build_policy
+
+        config = self._config
+        torch.set_num_threads(config.learner.threads)
+        join_process_group(
+            config.learner, rank=self._rank, world_size=self._world_size, host=address[0], port=address[1]
+        )
+        self._device = device_of(config.learner)
+        self._studies = load_studies(config.data).studies
+        self._store = FeatureStore(config.data, config.model)
+        train = [study for study in self._studies.values() if study.split == "train"]
+        self._schedule = sft_schedule(config.learner.sft, train, config.seed)
+        reports = [study.target for study in train]
+        policy = build_policy(config.model, reports, config.seed, image_size=config.data.image_size)
+        self._write_initial_policy(policy)
+        self._open(policy, self._schedule[0].stage)
+        return RankInfo(len(self._schedule), sum(p.numel() for p in policy.parameters()))
+
+    def _write_initial_policy(self, policy: ReportPolicy) -> None:
+        """The rollout actors build their engines from this folder; it appears whole, by a rename."""
+        from rrg.model.build import save_policy
+
+        folder = self._run_dir / INITIAL_POLICY
+        if self._rank == 0 and not folder.exists():
+            aside = folder.with_suffix(".tmp")
+            save_policy(policy, aside)
+            aside.rename(folder)
+
+    # The warm start
+
+    def warm_start_steps(self, first: int, count: int) -> list[dict[str, float]]:
+        """Do steps [first, first + count) of the warm start's schedule; their metrics (means over the ranks)."""
+        return [self._warm_start_step(index) for index in range(first, min(first + count, len(self._schedule)))]
+
+    def _warm_start_step(self, index: int) -> dict[str, float]:
+        from learner.engine import backward_sum, optimizer_step, reduce_over_ranks
+        from learner.sft import collate, sft_loss
+
+        step = self._schedule[index]
+        if step.first_of_stage and step.stage != self._phase:
+            self._next_stage(step.stage)
+        self._seed(index)
+        self._policy.train()
+        # Fewer studies than ranks: the last rank repeats one with weight zero, for collective calls must line up.
+        mine = step.study_ids[self._rank :: self._world_size] or step.study_ids[:1]
+        share = len(step.study_ids[self._rank :: self._world_size]) / len(step.study_ids)
+        studies = [self._studies[name] for name in mine]
+        batch = collate(self._policy, self._store, studies, self._config.rollout.max_new_tokens).to(self._device)
+        loss, metrics = sft_loss(self._engine, batch, step.stage, self._config.learner.sft)
+        backward_sum(self._engine, loss * share)
+        taken = optimizer_step(self._engine, step.lr)
+        weighed = {name: value * share for name, value in {"loss": float(loss.detach()), **metrics}.items()}
+        return {**reduce_over_ranks(weighed, "sum", self._device), **taken, "stage": float(step.stage == "policy")}
+
+    def _next_stage(self, stage: Phase) -> None:
+        from rrg.model.build import load_policy
+
+        between = self._run_dir / "between_stages"
+        self.export_policy(str(between))
+        policy = load_policy(between)
+        policy.refresh_region_queries()
+        self._open(policy, stage)
+
+    # Reinforcement learning
+
+    def begin_rl(self, warm_start: str) -> None:
+        """Start RL from a saved policy: fresh optimizer, and the same policy frozen as the KL's reference."""
+        from rrg.model.build import load_policy
+
+        self._open(load_policy(Path(warm_start)), "rl")
+        self._set_reference(Path(warm_start))
+
+    def update(self, trajectories: Sequence[Trajectory], step: int) -> dict[str, float]:
+        """RL step `step` on all trajectories (those of a study in a row); see `learner.update.rl_update`."""
+        from learner.update import linear_warmup, rl_update
+
+        rl = self._config.learner.rl
+        self._seed(step)
+        self._policy.eval()  # Dropout would tear the learner's log-probs from the rollout's.
+        return rl_update(
+            self._engine,
+            self._reference,
+            trajectories,
+            load_features=self._features,
+            config=self._config,
+            rank=self._rank,
+            world_size=self._world_size,
+            lr=linear_warmup(step, rl.lr, rl.warmup_steps),
+        )
+
+    # Weights out, state out and in
+
+    def export_weights(self, version: int) -> WeightsRef | None:
+        """Publish the weights as `version` (rank 0; None from the others): float32 arrays in Ray's object store."""
+        import ray
+
+        with self._gathered():
+            if self._rank > 0:
+                return None
+            self._policy.eval()
+            arrays = {name: _as_array(value) for name, value in self._policy.state_dict().items()}
+            return WeightsRef(version, ray.put(arrays), self._policy.canary())
+
+    def export_policy(self, folder: str) -> None:
+        """Save the policy to `folder` (replaced as a whole); returns when every rank can read it."""
+        import torch.distributed as dist
+
+        from rrg.model.build import save_policy
+
+        with self._gathered():
+            if self._rank == 0:
+                aside = Path(folder + ".tmp")
+                shutil.rmtree(aside, ignore_errors=True)
+                save_policy(self._policy, aside)
+                shutil.rmtree(folder, ignore_errors=True)
+                aside.rename(folder)
+        dist.barrier()
+
+    def save(self, folder: str) -> Phase:
+        """Write `folder/deepspeed` (every rank) and `folder/policy`; returns the phase that they belong to."""
+        self._engine.save_checkpoint(folder, tag="deepspeed", save_latest=False)
+        self.export_policy(str(Path(folder) / "policy"))
+        return self._phase
+
+    def restore(self, folder: str, phase: Phase, warm_start: str | None) -> None:
+        """Go on from `save(folder)`; RL needs the policy that it started from too, as the KL's reference."""
+        from rrg.model.build import load_policy
+
+        self._open(load_policy(Path(folder) / "policy"), phase)
+        path, _ = self._engine.load_checkpoint(folder, tag="deepspeed")
+        if path is None:
+            raise UserError(f"{folder}/deepspeed holds no checkpoint of {self._world_size} rank(s)")
+        if phase == "rl":
+            if warm_start is None:
+                raise UserError(f"{folder} is of the RL phase: the policy of its warm start is needed beside it")
+            self._set_reference(Path(warm_start))
+
+    def _open(self, policy: ReportPolicy, phase: Phase) -> None:
+        """Put `policy` under a fresh engine that trains what `phase` trains."""
+        from learner.engine import make_engine
+        from learner.sft import stage_parameters
+
+        learner = self._config.learner
+        self._policy = policy.to(self._device)
+        self._phase = phase
+        self._engine = make_engine(
+            self._policy,
+            policy.parameters() if phase == "rl" else stage_parameters(policy, phase),
+            learner,
+            weight_decay=0.0 if phase == "rl" else learner.sft.weight_decay,
+            bf16=self._config.model.dtype == "bfloat16",
+        )
+
+    def _set_reference(self, folder: Path) -> None:
+        from rrg.model.build import load_policy
+
+        self._reference = load_policy(folder).requires_grad_(False).to(self._device)
+
+    def _features(self, study_ids: Sequence[str]) -> FeatureBatch:
+        return self._store.load_batch([self._studies[name] for name in study_ids])
+
+    def _seed(self, step: int) -> None:
+        import torch
+
+        torch.manual_seed(step_seed(self._config.seed, self._phase, step, self._rank))
+
+    def _gathered(self) -> AbstractContextManager[Any]:
+        """Whole parameters inside the block: stage 3 keeps each rank a slice only. All ranks must enter it."""
+        if self._config.learner.zero_stage < 3:
+            return nullcontext()
+        import deepspeed
+
+        context: AbstractContextManager[Any] = deepspeed.zero.GatheredParameters(list(self._policy.parameters()))
+        return context
+
+
+def step_seed(seed: int, phase: str, step: int, rank: int) -> int:
+    """The seed of the random numbers (dropout) that a rank draws in one step."""
+    digest = hashlib.blake2b(f"{seed}/{phase}/{step}/{rank}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1
+
+
+def _as_array(value: Tensor) -> Any:
+    import torch
+
+    return value.detach().to("cpu", torch.float32, copy=True).numpy()
