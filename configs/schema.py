@@ -93,7 +93,8 @@ class RewardConfig:
     threads: int = 1
     # The reward is -composite, with the composite cut at `clip` from above (null: no cut) ...
     clip: float | None = 3.0
-    # ... minus these weights times the penalties (outside of the composite), plus the weight of the positive-finding F1.
+    # ... minus these weights times the penalties (outside of the composite), plus the positive-finding F1 times its
+    # weight.
     repetition_weight: float = 1.0
     length_weight: float = 0.5
     positive_f1_weight: float = 1.0
@@ -113,6 +114,8 @@ class SFTConfig:
     weight_decay: float = 0.1
     # Share of abnormal studies among those drawn.
     abnormal_fraction: float = 0.7
+    # Weight of the report tokens that state findings, against 1 for the others (most sentences say that all is normal).
+    finding_token_weight: float = 2.0
     # Weights of the extractor's losses beside the report's cross-entropy.
     region_weight: float = 1.0
     significance_weight: float = 0.5

@@ -72,7 +72,7 @@ class ReportRLConfig(AlgorithmConfig):  # type: ignore[misc]
     def get_multi_rl_module_spec(self, **kwargs: Any) -> MultiRLModuleSpec:
         return MultiRLModuleSpec(rl_module_specs={})
 
-    def get_default_learner_class(self) -> type[TorchLearner]:
+    def get_default_learner_class(self) -> Any:
         return TorchLearner  # RLlib asks; `build_learner_group` never makes one.
 
     def build_learner_group(self, **kwargs: Any) -> DeepSpeedLearnerGroup:

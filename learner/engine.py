@@ -50,7 +50,8 @@ def make_engine(
     kept = {id(parameter) for parameter in trained}
     for parameter in module.parameters():
         parameter.requires_grad_(id(parameter) in kept)
-    optimizer = torch.optim.AdamW(trained, lr=0.0, betas=tuple(learner.betas), weight_decay=weight_decay, fused=True)
+    beta1, beta2 = learner.betas
+    optimizer = torch.optim.AdamW(trained, lr=0.0, betas=(beta1, beta2), weight_decay=weight_decay, fused=True)
     config = {
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,

@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from ray.actor import ActorHandle
 from ray.exceptions import RayError, RayTaskError
 from ray.rllib.core.learner.learner_group import LearnerGroup
 
 from actors.trajectory import Trajectory, WeightsRef
 from configs.schema import Config
-from learner.checkpoints import Phase
+from learner.environment import process_environment
 from learner.rank import DeepSpeedRank, RankInfo
 from rrg.errors import UserError
 
@@ -26,38 +27,68 @@ class LearnerError(RuntimeError):
     """A rank failed or did not answer in time."""
 
 
+def create_ranks(cfg: Config, run_dir: Path) -> list[ActorHandle]:
+    """Start all ranks without waiting for any; they live as long as these handles."""
+    learner = cfg.learner
+    env = {"env_vars": process_environment(learner)}
+    actor = ray.remote(num_cpus=1, num_gpus=learner.gpus_per_rank)(DeepSpeedRank)
+    ranks = [
+        actor.options(name=_name(run_dir, rank), runtime_env=env).remote(cfg, str(run_dir), rank, learner.num_ranks)
+        for rank in range(learner.num_ranks)
+    ]
+    address = ranks[0].address.remote()
+    for rank in ranks:
+        rank.start.remote(address)
+    return ranks
+
+
+def find_ranks(cfg: Config, run_dir: Path) -> list[ActorHandle]:
+    """The ranks that `create_ranks` started for this run."""
+    return [ray.get_actor(_name(run_dir, rank)) for rank in range(cfg.learner.num_ranks)]
+
+
+def _name(run_dir: Path, rank: int) -> str:
+    return f"learner rank {rank} of {run_dir}"
+
+
 class DeepSpeedLearnerGroup(LearnerGroup):  # type: ignore[misc]
-    """Creating the group starts the ranks without waiting for them; `wait_started` waits once."""
+    """Drives ranks that have been started; `wait` waits once until all of them are ready."""
 
-    def __init__(self, config: Config, run_dir: Path) -> None:
+    def __init__(self, cfg: Config, ranks: Sequence[ActorHandle]) -> None:
         # RLlib's own constructor would build its torch learners: it is not called on purpose.
-        self._timeout_s = config.learner.timeout_s
-        self._start_timeout_s = config.cluster.start_timeout_s
-        self._is_shut_down = False
-        count = config.learner.num_ranks
-        actor = ray.remote(
-            num_cpus=1, num_gpus=config.learner.gpus_per_rank, runtime_env={"env_vars": _environment(config)}
-        )(DeepSpeedRank)
-        self._ranks = [actor.remote(config, str(run_dir), rank, count) for rank in range(count)]
-        address = self._ranks[0].address.remote()
-        self._starting = [rank.start.remote(address) for rank in self._ranks]
+        self._timeout_s = cfg.learner.timeout_s
+        self._start_timeout_s = cfg.cluster.start_timeout_s
+        self.ranks = list(ranks)
+        self._info: RankInfo | None = None
+        self._is_shut_down = False  # read by RLlib's __del__
 
-    def wait_started(self) -> RankInfo:
+    def wait(self) -> RankInfo:
         """Wait until every rank has built its policy."""
-        info: RankInfo = gather(self._starting, "start", self._start_timeout_s)[0]
-        return info
+        if self._info is None:
+            self._info = gather([rank.info.remote() for rank in self.ranks], "start", self._start_timeout_s)[0]
+        return self._info
+
+    @property
+    def warm_start_total(self) -> int:
+        """Steps of the warm start's schedule."""
+        return self.wait().warm_start_total
 
     def warm_start_steps(self, first: int, count: int) -> list[dict[str, float]]:
+        """Do steps [first, first + count) of the warm start; their metrics."""
         metrics: list[dict[str, float]] = self._all("warm_start_steps", first, count)[0]
         return metrics
 
-    def begin_rl(self, warm_start: Path) -> None:
-        self._all("begin_rl", str(warm_start))
+    def end_warm_start(self) -> None:
+        """Save the policy as the run directory's `warm_start`."""
+        self._all("end_warm_start")
 
-    def update(self, trajectories: Sequence[Trajectory], step: int) -> dict[str, float]:  # type: ignore[override]
+    def begin_rl(self, checkpoint: Path | None) -> None:
+        """Begin at the run's warm start, or go on from a checkpoint."""
+        self._all("begin_rl", None if checkpoint is None else str(checkpoint))
+
+    def rl_update(self, trajectories: Sequence[Trajectory], step: int) -> dict[str, float]:
         """One RL step on trajectories that are in a fixed order, those of a study in a row."""
-        shared = ray.put(list(trajectories))
-        metrics: dict[str, float] = self._all("update", shared, step)[0]
+        metrics: dict[str, float] = self._all("rl_update", ray.put(list(trajectories)), step)[0]
         return metrics
 
     def publish(self, version: int) -> WeightsRef:
@@ -65,17 +96,12 @@ class DeepSpeedLearnerGroup(LearnerGroup):  # type: ignore[misc]
         weights: WeightsRef = self._all("export_weights", version)[0]
         return weights
 
-    def export_policy(self, folder: Path) -> None:
-        self._all("export_policy", str(folder))
-
     def save(self, folder: Path) -> None:
+        """Write what a checkpoint holds of the ranks into `folder`."""
         self._all("save", str(folder))
 
-    def restore(self, folder: Path, phase: Phase, warm_start: Path) -> None:
-        self._all("restore", str(folder), phase, str(warm_start))
-
     def _all(self, method: str, *arguments: Any) -> list[Any]:
-        calls = [getattr(rank, method).remote(*arguments) for rank in self._ranks]
+        calls = [getattr(rank, method).remote(*arguments) for rank in self.ranks]
         return gather(calls, method, self._timeout_s)
 
     # What RLlib's Algorithm asks of a learner group
@@ -89,18 +115,18 @@ class DeepSpeedLearnerGroup(LearnerGroup):  # type: ignore[misc]
         return False
 
     def __len__(self) -> int:
-        return len(self._ranks)
+        return len(self.ranks)
 
     def get_state(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Nothing passes through the driver: checkpoints are folders, weights are published."""
         return {"learner": {}}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Nothing to set; see `restore`."""
+        """Nothing to set; see `begin_rl`."""
 
     def shutdown(self) -> None:
         """End the ranks; those still in a collective call too."""
-        for rank in self._ranks:
+        for rank in self.ranks:
             ray.kill(rank)
         self._is_shut_down = True
 
@@ -129,9 +155,3 @@ def gather(calls: Sequence[ray.ObjectRef], what: str, timeout_s: float) -> list[
             raise LearnerError(f"{what}: learner rank {rank_of[ready[0]]} died: {error}") from error
     answers: list[Any] = ray.get(list(calls))
     return answers
-
-
-def _environment(config: Config) -> dict[str, str]:
-    from learner.environment import process_environment
-
-    return process_environment(config.learner)

@@ -8,6 +8,7 @@ Contract: runs in the driver, which holds no model. Everything that it learns of
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -103,10 +104,14 @@ def prepare_data(cfg: Config, show: Show) -> tuple[StudySet, FeatureStore]:
 @contextmanager
 def _started(cfg: Config, run_dir: Path, show: Show) -> Iterator[tuple[ReportRL, RewardClient]]:
     """Ray, the reward workers, the learner's ranks and the rollout actors; all end with the block."""
-    show.line(plan.describe(cfg))
+    for line in plan.describe(cfg).splitlines():
+        show.line(f"  {line}")
+    # Ray and RLlib warn of what is chosen here on purpose (no spaces, no learner of theirs).
+    logging.getLogger("ray").setLevel(logging.ERROR)
     ray.init(
         address=cfg.cluster.address,
         log_to_driver=False,
+        logging_level=logging.ERROR,
         runtime_env={"env_vars": rollout_env(cfg.rollout)},
         **({} if cfg.cluster.address else _local_ray(cfg)),
     )

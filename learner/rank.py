@@ -1,15 +1,14 @@
 """One DeepSpeed rank of the learner, run as a Ray actor. All ranks get every call, with the same arguments.
 
-Contract: the module imports neither torch nor DeepSpeed at its top, for their environment must be set before; a rank
-does nothing until `start`. A *phase* (the warm start's "extractor" and "policy", then "rl") begins from a saved policy
-with a fresh optimizer. Random numbers of a step depend on (seed, phase, step, rank) only, so nothing of them needs to
-be saved, and a restored rank goes on bit for bit.
+Contract: the driver imports this module, so torch and DeepSpeed are imported where they are used; a rank does nothing
+until `start`, and its process has the variables of `learner.environment`. A *phase* (the warm start's "extractor" and
+"policy", then "rl") begins from a saved policy with a fresh optimizer. Random numbers of a step depend on (seed, phase,
+step, rank) only, so nothing of them needs to be saved, and a restored rank goes on bit for bit.
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 import socket
 from collections.abc import Sequence
@@ -31,7 +30,7 @@ if TYPE_CHECKING:
 
 
 # Folders in the run directory.
-INITIAL_POLICY = "initial_policy"
+INITIAL_POLICY = "initial"
 WARM_START = "warm_start"
 
 
@@ -51,6 +50,7 @@ class DeepSpeedRank:
         self._run_dir = Path(run_dir)
         self._rank = rank
         self._world_size = world_size
+        self._failure: Exception | None = None
 
     def address(self) -> tuple[str, int]:
         """Where rank 0 can be met by the others: its host and a port that is free now."""
@@ -61,13 +61,25 @@ class DeepSpeedRank:
             probe.bind((host, 0))
             return host, int(probe.getsockname()[1])
 
-    def start(self, address: tuple[str, int]) -> RankInfo:
-        """Join the process group, load the studies and build the policy; ready for the warm start."""
-        from learner.engine import device_of, join_process_group, process_environment
+    def start(self, address: tuple[str, int]) -> None:
+        """Get ready for the warm start. Nobody waits for this call: `info` tells how it ended."""
+        try:
+            self._prepare(address)
+        except Exception as error:
+            self._failure = error
+            raise
 
-        os.environ.update(process_environment(self._config.learner))
+    def info(self) -> RankInfo:
+        """Answers when `start` is done; raises the error that it ended with."""
+        if self._failure is not None:
+            raise self._failure
+        return RankInfo(len(self._schedule), sum(p.numel() for p in self._policy.parameters()))
+
+    def _prepare(self, address: tuple[str, int]) -> None:
+        """Join the process group, load the studies and build the policy."""
         import torch
 
+        from learner.engine import device_of, join_process_group
         from learner.sft import sft_schedule
         from rrg.data import load_studies
         from rrg.model.backbone import FeatureStore
@@ -87,7 +99,6 @@ class DeepSpeedRank:
         policy = build_policy(config.model, reports, config.seed, image_size=config.data.image_size)
         self._write_initial_policy(policy)
         self._open(policy, self._schedule[0].stage)
-        return RankInfo(len(self._schedule), sum(p.numel() for p in policy.parameters()))
 
     def _write_initial_policy(self, policy: ReportPolicy) -> None:
         """The rollout actors build their engines from this folder; it appears whole, by a rename."""
@@ -125,6 +136,10 @@ class DeepSpeedRank:
         weighed = {name: value * share for name, value in {"loss": float(loss.detach()), **metrics}.items()}
         return {**reduce_over_ranks(weighed, "sum", self._device), **taken, "stage": float(step.stage == "policy")}
 
+    def end_warm_start(self) -> None:
+        """Save the policy where RL begins."""
+        self.export_policy(str(self._run_dir / WARM_START))
+
     def _next_stage(self, stage: Phase) -> None:
         from rrg.model.build import load_policy
 
@@ -136,14 +151,23 @@ class DeepSpeedRank:
 
     # Reinforcement learning
 
-    def begin_rl(self, warm_start: str) -> None:
-        """Start RL from a saved policy: fresh optimizer, and the same policy frozen as the KL's reference."""
+    def begin_rl(self, checkpoint: str | None) -> None:
+        """Start RL from the run's warm start with a fresh optimizer, or go on from `save(checkpoint)`.
+
+        The warm start, frozen, is the KL's reference in both cases.
+        """
         from rrg.model.build import load_policy
 
-        self._open(load_policy(Path(warm_start)), "rl")
-        self._set_reference(Path(warm_start))
+        warm_start = self._run_dir / WARM_START
+        start = warm_start if checkpoint is None else Path(checkpoint) / "policy"
+        self._open(load_policy(start), "rl")
+        if checkpoint is not None:
+            path, _ = self._engine.load_checkpoint(checkpoint, tag="deepspeed")
+            if path is None:
+                raise UserError(f"{checkpoint}/deepspeed holds nothing for {self._world_size} learner rank(s)")
+        self._reference = load_policy(warm_start).requires_grad_(False).to(self._device)
 
-    def update(self, trajectories: Sequence[Trajectory], step: int) -> dict[str, float]:
+    def rl_update(self, trajectories: Sequence[Trajectory], step: int) -> dict[str, float]:
         """RL step `step` on all trajectories (those of a study in a row); see `learner.update.rl_update`."""
         from learner.update import linear_warmup, rl_update
 
@@ -189,24 +213,10 @@ class DeepSpeedRank:
                 aside.rename(folder)
         dist.barrier()
 
-    def save(self, folder: str) -> Phase:
-        """Write `folder/deepspeed` (every rank) and `folder/policy`; returns the phase that they belong to."""
+    def save(self, folder: str) -> None:
+        """Write `folder/deepspeed` (every rank) and `folder/policy`."""
         self._engine.save_checkpoint(folder, tag="deepspeed", save_latest=False)
         self.export_policy(str(Path(folder) / "policy"))
-        return self._phase
-
-    def restore(self, folder: str, phase: Phase, warm_start: str | None) -> None:
-        """Go on from `save(folder)`; RL needs the policy that it started from too, as the KL's reference."""
-        from rrg.model.build import load_policy
-
-        self._open(load_policy(Path(folder) / "policy"), phase)
-        path, _ = self._engine.load_checkpoint(folder, tag="deepspeed")
-        if path is None:
-            raise UserError(f"{folder}/deepspeed holds no checkpoint of {self._world_size} rank(s)")
-        if phase == "rl":
-            if warm_start is None:
-                raise UserError(f"{folder} is of the RL phase: the policy of its warm start is needed beside it")
-            self._set_reference(Path(warm_start))
 
     def _open(self, policy: ReportPolicy, phase: Phase) -> None:
         """Put `policy` under a fresh engine that trains what `phase` trains."""
@@ -223,11 +233,6 @@ class DeepSpeedRank:
             weight_decay=0.0 if phase == "rl" else learner.sft.weight_decay,
             bf16=self._config.model.dtype == "bfloat16",
         )
-
-    def _set_reference(self, folder: Path) -> None:
-        from rrg.model.build import load_policy
-
-        self._reference = load_policy(folder).requires_grad_(False).to(self._device)
 
     def _features(self, study_ids: Sequence[str]) -> FeatureBatch:
         return self._store.load_batch([self._studies[name] for name in study_ids])

@@ -71,9 +71,9 @@ def attention_loss(regions: RegionOutput, targets: RegionTargets) -> Tensor:
     return -mass.clamp_min(1e-6).log().mean()
 
 
-def report_loss(logprobs: Tensor, mask: Tensor) -> Tensor:
-    """Cross-entropy of the reports, nats a token (all tokens of the batch count the same)."""
-    return -(logprobs * mask).sum() / mask.sum()
+def report_loss(logprobs: Tensor, weights: Tensor) -> Tensor:
+    """Cross-entropy of the reports, nats a token: the mean over the batch's tokens by `weights` [B, T]."""
+    return -(logprobs * weights).sum() / weights.sum()
 
 
 def extractor_loss(regions: RegionOutput, targets: RegionTargets, cfg: SFTConfig) -> tuple[Tensor, dict[str, float]]:
@@ -93,7 +93,7 @@ def sft_loss(model: PolicyLike, batch: SFTBatch, stage: Stage, cfg: SFTConfig) -
         return extractor_loss(model(batch.features).regions, batch.targets, cfg)
     output = model(batch.features, batch.ids, batch.mask)
     assert output.logprobs is not None
-    loss = report_loss(output.logprobs, batch.mask)
+    loss = report_loss(output.logprobs, batch.mask + (cfg.finding_token_weight - 1.0) * batch.stated)
     extra, metrics = extractor_loss(output.regions, batch.targets, cfg)
     return loss + extra, {"report_loss": float(loss.detach()), **metrics}
 

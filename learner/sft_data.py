@@ -61,11 +61,12 @@ class RegionTargets:
 
 @dataclass(frozen=True)
 class SFTBatch:
-    """Studies with their reports: `ids` int64 and `mask` bool [B, T]."""
+    """Studies with their reports: `ids` int64 and `mask` bool [B, T]; `stated` marks the tokens that state findings."""
 
     features: FeatureBatch
     ids: Tensor
     mask: Tensor
+    stated: Tensor
     targets: RegionTargets
 
     def __len__(self) -> int:
@@ -77,7 +78,7 @@ class SFTBatch:
         return int(self.mask.sum())
 
     def to(self, device: torch.device | str) -> SFTBatch:
-        return SFTBatch(self.features.to(device), self.ids.to(device), self.mask.to(device), self.targets.to(device))
+        return SFTBatch(**{name: value.to(device) for name, value in vars(self).items()})
 
 
 class ShuffledCycle:
@@ -166,21 +167,24 @@ def sft_lr(step: int, total: int, peak: float, warmup: int) -> float:
 def collate(policy: ReportPolicy, store: FeatureStore, studies: Sequence[Study], max_tokens: int) -> SFTBatch:
     """Everything that `sft_loss` needs of some studies, on the CPU; reports are cut at `max_tokens`."""
     features = store.load_batch(studies)
-    ids, mask = policy.tokenize([findings_first(study.target) for study in studies], max_tokens)
+    parts = [findings_first(study.target) for study in studies]
+    ids, mask = policy.tokenize([" ".join(part for part in pair if part) for pair in parts], max_tokens)
+    # The findings come first: they are as many tokens as they have alone, without the end token.
+    stated = torch.tensor([len(policy.tokenizer(first, add_special_tokens=False)["input_ids"]) for first, _ in parts])
     targets = region_targets(studies, policy.regions, policy.findings, store.grid, features.values.shape[1])
-    return SFTBatch(features, ids, mask, targets)
+    return SFTBatch(features, ids, mask, mask & (torch.arange(ids.shape[1]) < stated[:, None]), targets)
 
 
 @cache
-def findings_first(report: str) -> str:
-    """A cleaned report with the sentences that state a finding before the others, otherwise in their order.
+def findings_first(report: str) -> tuple[str, str]:
+    """The sentences of a cleaned report that state a finding, and the others, each in their order.
 
-    The order of a report's sentences is the radiologist's habit. With every finding at a place of its own, each is
-    improbable at any one place, and the most probable report is always a normal one; with findings first, the image
-    decides the first word.
+    The order of a report's sentences is the radiologist's habit. With a finding anywhere, each is improbable at any one
+    place, and the most probable report is always a normal one; with findings first, the image decides the first word.
     """
-    parts = sentences(report)
-    return " . ".join(sorted(parts, key=lambda part: not findings_in(part))) + " ." if parts else report
+    stating = [part for part in sentences(report) if findings_in(part)]
+    others = [part for part in sentences(report) if not findings_in(part)]
+    return "".join(f"{part} . " for part in stating).strip(), "".join(f"{part} . " for part in others).strip()
 
 
 def region_targets(

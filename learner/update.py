@@ -140,12 +140,13 @@ def _column(
 
 def _assemble(
     samples: Sequence[Trajectory],
-    advantages: Any,
+    advantages: npt.NDArray[np.float32],
     load_features: LoadFeatures,
     device: torch.device,
     *,
     weighed: bool,
 ) -> MicroBatch:
+    """Pad samples, those of one study in a row, into a micro-batch."""
     studies = Counter(t.study_id for t in samples)
     longest = max(len(t.token_ids) for t in samples)
     ids = torch.zeros(len(samples), longest, dtype=torch.long)

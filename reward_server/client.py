@@ -167,7 +167,7 @@ def _service_config() -> dict[str, object]:
         "initialBackoff": "0.1s",
         "maxBackoff": "2s",
         "backoffMultiplier": 2,
-        # CANCELLED: what a server that is shutting down says of calls that it never took up. Scoring twice does no harm.
+        # CANCELLED: what a stopping server says of calls that it never took up. Scoring twice does no harm.
         "retryableStatusCodes": ["UNAVAILABLE", "RESOURCE_EXHAUSTED", "CANCELLED"],
     }
     return {

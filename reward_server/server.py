@@ -1,8 +1,9 @@
 """The gRPC server: `lmrrg.reward.v1.RewardService` with health checks and reflection.
 
-Contract: answers are complete or an error with its reason, never partial and never made up:
-INVALID_ARGUMENT names the field, RESOURCE_EXHAUSTED says that the queue is full (try again later), UNAVAILABLE that the
-server stops (ask another), INTERNAL gives the kind of a scorer's failure. Report text is never logged and never part of an error.
+Contract: answers are complete or an error with its reason, never partial and never made up: INVALID_ARGUMENT names
+the field, RESOURCE_EXHAUSTED says that the queue is full (try again later), UNAVAILABLE that the server stops (ask
+another), INTERNAL gives the kind of a scorer's failure. Report text is never logged above DEBUG and never part of an
+error.
 """
 
 from __future__ import annotations
