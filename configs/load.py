@@ -54,6 +54,7 @@ def resolve(raw: DictConfig) -> schema.Config:
 
 def _typed_groups(raw: DictConfig) -> DictConfig:
     # `+foo=1` gets past Hydra's struct mode; a merge into the bare dataclasses refuses what is not a field.
-    plain = OmegaConf.create(OmegaConf.to_container(raw, resolve=True))
+    plain = OmegaConf.to_container(raw, resolve=True)
+    assert isinstance(plain, dict)
     typed = {name: OmegaConf.merge(OmegaConf.structured(node), plain.pop(name)) for name, node in GROUPS.items()}
-    return OmegaConf.merge(plain, typed)  # type: ignore[return-value]
+    return OmegaConf.create(plain | typed)

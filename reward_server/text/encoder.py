@@ -120,7 +120,7 @@ class SentenceEncoder:
     def _pass(self, sequences: Sequence[Sequence[int]]) -> list[torch.Tensor]:
         """The unit vectors [tokens, hidden] of every sequence; all run together, filled up to whole blocks."""
         lengths = [len(sequence) for sequence in sequences]
-        padding = -sum(lengths) % _BLOCK
+        padding = 0
         ids = torch.tensor([i for sequence in sequences for i in sequence] + [0] * padding)
         places = torch.tensor([i for length in lengths for i in range(length)] + [0] * padding)
         hidden = self._norm(self._words[ids] + self._places[places])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +12,16 @@ import pytest
 import ray
 
 from actors.trajectory import Trajectory
-from configs.schema import Config, DataConfig, LearnerConfig, LLMConfig, ModelConfig, RLConfig, RolloutConfig
+from configs.schema import (
+    ClusterConfig,
+    Config,
+    DataConfig,
+    LearnerConfig,
+    LLMConfig,
+    ModelConfig,
+    RLConfig,
+    RolloutConfig,
+)
 from learner.group import DeepSpeedLearnerGroup, LearnerError, create_ranks, gather
 from rrg.data import load_studies
 from rrg.data.study import Study
@@ -36,6 +46,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Config:
         ),
         model=ModelConfig(llm=llm, extractor_size=64),
         learner=LearnerConfig(threads=1, rl=RLConfig(minibatches=2, kl_coef=0.1), timeout_s=120.0),
+        cluster=ClusterConfig(),
         rollout=RolloutConfig(samples_per_study=SAMPLES, max_new_tokens=24),
     )
 
@@ -132,7 +143,9 @@ def test_ranks_and_micro_batches_do_not_change_the_update_and_a_checkpoint_goes_
         assert one["grad_norm"] > 0
     assert by_two[1]["kl_k2"] > 0  # the policy has moved away from the warm start
 
-    again = start(config, run_dir, ranks=2, budget=200)
+    elsewhere = tmp_path_factory.mktemp("again")
+    shutil.copytree(run_dir / "warm_start", elsewhere / "warm_start")
+    again = start(config, elsewhere, ranks=2, budget=200)
     again.begin_rl(checkpoint)
     assert [again.rl_update(batch, step) for step, batch in enumerate(batches) if step > 0] == by_two[1:]
     restored, kept = weights(again), weights(pair)
@@ -146,7 +159,7 @@ def test_a_dead_rank_is_named_and_does_not_hang_the_others(
 ) -> None:
     group, run_dir = two
     ray.kill(group.ranks[1])
-    with pytest.raises(LearnerError, match="learner rank [01]"):
+    with pytest.raises(LearnerError, match=r"learner rank [01] died"):
         group.rl_update(rollouts(run_dir, studies, 0), 0)
 
 

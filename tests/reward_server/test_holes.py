@@ -92,6 +92,7 @@ def test_a_word_salad_of_the_reference_loses_to_decent_reports(score, reward) ->
     assert score(ABNORMAL, salad)["embedded"] > score(ABNORMAL, PARTIAL)["embedded"] + 0.5
     assert reward(ABNORMAL, salad) < reward(ABNORMAL, PARTIAL) - 0.5
     assert reward(NORMAL, shuffled(NORMAL)) < reward(NORMAL, TEMPLATE) - 0.5
+    assert score(ABNORMAL, salad)["bertscore"] < score(ABNORMAL, PARAPHRASE)["bertscore"] - 0.1
 
 
 @pytest.mark.parametrize("broken", ["No focal airspace pleural effusion.", "No focal is seen."])
