@@ -105,8 +105,8 @@ class RewardConfig:
 @dataclass
 class SFTConfig:
     # Passes over the training studies for the extractor (region findings, significance) and for the policy.
-    extractor_epochs: float = 4.0
-    epochs: float = 4.0
+    extractor_epochs: float = 2.0
+    epochs: float = 5.0
     extractor_lr: float = 1e-3
     lr: float = 1e-3
     batch_size: int = 16
@@ -124,7 +124,7 @@ class SFTConfig:
 
 @dataclass
 class RLConfig:
-    steps: int = 16
+    steps: int = 20
     studies_per_step: int = 16
     # Optimizer steps a rollout; with one the clip never acts.
     minibatches: int = 2

@@ -46,7 +46,7 @@ class _Linear:
 
     def __call__(self, rows: torch.Tensor) -> torch.Tensor:
         result = rows.new_empty(len(rows), self.weight.shape[1])
-        for block, target in zip(torch.split(rows, len(rows)), torch.split(result, len(rows)), strict=True):
+        for block, target in zip(torch.split(rows, _BLOCK), torch.split(result, _BLOCK), strict=True):
             torch.addmm(self.bias, block, self.weight, out=target)
         return result
 
@@ -120,7 +120,7 @@ class SentenceEncoder:
     def _pass(self, sequences: Sequence[Sequence[int]]) -> list[torch.Tensor]:
         """The unit vectors [tokens, hidden] of every sequence; all run together, filled up to whole blocks."""
         lengths = [len(sequence) for sequence in sequences]
-        padding = 0
+        padding = -sum(lengths) % _BLOCK
         ids = torch.tensor([i for sequence in sequences for i in sequence] + [0] * padding)
         places = torch.tensor([i for length in lengths for i in range(length)] + [0] * padding)
         hidden = self._norm(self._words[ids] + self._places[places])
