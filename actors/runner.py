@@ -95,9 +95,14 @@ class VLLMEnvRunner(EnvRunner):  # type: ignore[misc]
 
 
 def _wait_for_folder(folder: Path, timeout_s: float) -> None:
-    """The learner writes the policy while this actor imports vLLM; it appears whole, by a rename."""
+    """The learner writes the policy while this actor imports vLLM; it appears whole, by a rename.
+
+    A learner that fails before leaves a file `<folder>.failed`.
+    """
     deadline = time.monotonic() + timeout_s
     while not folder.is_dir():
+        if folder.with_suffix(".failed").exists():
+            raise EngineError(f"the learner failed before it could write {folder}")
         if time.monotonic() > deadline:
             raise EngineError(f"waited {timeout_s:g} s for the learner to write {folder}")
         time.sleep(0.1)

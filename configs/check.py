@@ -50,8 +50,11 @@ def _ranges(cfg: Config) -> Iterator[str]:
     }.items():
         if not 0 <= share <= 1:
             yield f"{name}={share}: must be a share between 0 and 1"
-    if cfg.learner.zero_stage not in (0, 1, 2, 3):
-        yield f"learner.zero_stage={cfg.learner.zero_stage}: DeepSpeed has the stages 0 to 3"
+    if cfg.learner.zero_stage not in (0, 1, 2):
+        yield (
+            f"learner.zero_stage={cfg.learner.zero_stage}: use 0, 1 or 2 (stage 3 slices the parameters, and the "
+            "extractor reads some outside of their module's forward pass)"
+        )
     if cfg.model.dtype not in ("float32", "bfloat16"):
         yield f"model.dtype={cfg.model.dtype}: float32 or bfloat16"
     if cfg.reward.backend != "embedded":
@@ -84,6 +87,6 @@ def _combinations(cfg: Config) -> Iterator[str]:
     if cfg.model.dtype == "bfloat16" and (learner.gpus_per_rank == 0 or rollout.gpus_per_actor == 0):
         yield "model.dtype=bfloat16 on CPUs is several times slower and less exact: set model.dtype=float32"
     if learner.zero_stage == 0 and cfg.model.dtype == "bfloat16":
-        yield "learner.zero_stage=0 with bfloat16 differs from the other stages in DeepSpeed: use stage 1 to 3"
+        yield "learner.zero_stage=0 with bfloat16 differs from the other stages in DeepSpeed: use stage 1 or 2"
     if (learner.gpus_per_rank > 0) != (rollout.gpus_per_actor > 0):
         yield "learner.gpus_per_rank and rollout.gpus_per_actor: both on GPUs or both on CPUs"

@@ -143,7 +143,7 @@ class RLConfig:
 
 @dataclass
 class LearnerConfig:
-    # DeepSpeed ranks, torch threads and GPUs of each, ZeRO stage.
+    # DeepSpeed ranks, torch threads and GPUs of each, ZeRO stage (0 to 2).
     num_ranks: int = 1
     threads: int = 2
     gpus_per_rank: float = 0.0

@@ -97,7 +97,12 @@ class ReportRL(Algorithm):  # type: ignore[misc]
         # Before the rollout actors: those wait for the policy that rank 0 writes.
         # Kept: the handles that `find_ranks` gives do not keep an actor alive.
         self._ranks = create_ranks(self._cfg, self._run_dir)
-        super().setup(config)
+        try:
+            super().setup(config)
+        except IndexError as error:
+            # RLlib found no actor that answers. If a rank failed, that is why (the actors wait for its policy).
+            DeepSpeedLearnerGroup(self._cfg, self._ranks).wait()
+            raise RuntimeError("no rollout actor started; the reason stands in the logs of Ray's workers") from error
         self.learner_group.wait()
 
     @property

@@ -12,7 +12,6 @@ import hashlib
 import shutil
 import socket
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -51,6 +50,7 @@ class DeepSpeedRank:
         self._rank = rank
         self._world_size = world_size
         self._failure: Exception | None = None
+        self._failure_mark = (self._run_dir / INITIAL_POLICY).with_suffix(".failed")
 
     def address(self) -> tuple[str, int]:
         """Where rank 0 can be met by the others: its host and a port that is free now."""
@@ -63,10 +63,12 @@ class DeepSpeedRank:
 
     def start(self, address: tuple[str, int]) -> None:
         """Get ready for the warm start. Nobody waits for this call: `info` tells how it ended."""
+        self._failure_mark.unlink(missing_ok=True)
         try:
             self._prepare(address)
         except Exception as error:
             self._failure = error
+            self._failure_mark.touch()  # The rollout actors wait for the policy: it will not come.
             raise
 
     def info(self) -> RankInfo:
@@ -191,12 +193,10 @@ class DeepSpeedRank:
         """Publish the weights as `version` (rank 0; None from the others): float32 arrays in Ray's object store."""
         import ray
 
-        with self._gathered():
-            if self._rank > 0:
-                return None
-            self._policy.eval()
-            arrays = {name: _as_array(value) for name, value in self._policy.state_dict().items()}
-            return WeightsRef(version, ray.put(arrays), self._policy.canary())
+        if self._rank > 0:
+            return None
+        arrays = {name: _as_array(value) for name, value in self._policy.state_dict().items()}
+        return WeightsRef(version, ray.put(arrays), self._policy.canary())
 
     def export_policy(self, folder: str) -> None:
         """Save the policy to `folder` (replaced as a whole); returns when every rank can read it."""
@@ -204,13 +204,12 @@ class DeepSpeedRank:
 
         from rrg.model.build import save_policy
 
-        with self._gathered():
-            if self._rank == 0:
-                aside = Path(folder + ".tmp")
-                shutil.rmtree(aside, ignore_errors=True)
-                save_policy(self._policy, aside)
-                shutil.rmtree(folder, ignore_errors=True)
-                aside.rename(folder)
+        if self._rank == 0:
+            aside = Path(folder + ".tmp")
+            shutil.rmtree(aside, ignore_errors=True)
+            save_policy(self._policy, aside)
+            shutil.rmtree(folder, ignore_errors=True)
+            aside.rename(folder)
         dist.barrier()
 
     def save(self, folder: str) -> None:
@@ -241,15 +240,6 @@ class DeepSpeedRank:
         import torch
 
         torch.manual_seed(step_seed(self._config.seed, self._phase, step, self._rank))
-
-    def _gathered(self) -> AbstractContextManager[Any]:
-        """Whole parameters inside the block: stage 3 keeps each rank a slice only. All ranks must enter it."""
-        if self._config.learner.zero_stage < 3:
-            return nullcontext()
-        import deepspeed
-
-        context: AbstractContextManager[Any] = deepspeed.zero.GatheredParameters(list(self._policy.parameters()))
-        return context
 
 
 def step_seed(seed: int, phase: str, step: int, rank: int) -> int:

@@ -2,7 +2,7 @@
 
 Contract: an encoding depends on its sentence alone, bit for bit, whatever else is encoded with it (on the same kind of
 processor, with the same number of threads). Matrix products run in blocks of exactly `_BLOCK` rows, where the bits of a
-row depend on no other row; attention runs a sentence at a time. Batches of varying shape would change the last bits.
+row depend on no other row; attention runs a sentence at a time. Products of varying shape may differ in the last bits.
 """
 
 from __future__ import annotations
