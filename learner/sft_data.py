@@ -132,7 +132,7 @@ class SFTSchedule(Sequence[SFTStep]):
             return SFTStep(index, "extractor", index == 0, self._draw(index), lr)
         step = index - self._extractor_steps
         lr = sft_lr(step, self._policy_steps, self._cfg.lr, warmup)
-        return SFTStep(index, "policy", step == 0, self._bucketed(index), lr)
+        return SFTStep(index, "policy", step == 0, self._bucketed(step), lr)
 
     def _draw(self, index: int) -> tuple[str, ...]:
         """The studies of step `index` before any sorting."""
@@ -141,12 +141,13 @@ class SFTSchedule(Sequence[SFTStep]):
         ids = [self._abnormal[index * abnormal + i] for i in range(abnormal)]
         return (*ids, *(self._normal[index * normal + i] for i in range(normal)))
 
-    def _bucketed(self, index: int) -> tuple[str, ...]:
-        """Step `index` after the draws of `_BUCKET` neighbouring steps were sorted by report length: less padding."""
-        group, place = divmod(index, _BUCKET)
-        drawn = [study for step in range(group * _BUCKET, (group + 1) * _BUCKET) for study in self._draw(step)]
+    def _bucketed(self, step: int) -> tuple[str, ...]:
+        """Step `step` of stage "policy", after `_BUCKET` neighbouring draws were sorted by length: less padding."""
+        group, place = divmod(step, _BUCKET)
+        steps = range(group * _BUCKET, min((group + 1) * _BUCKET, self._policy_steps))
+        drawn = [study for other in steps for study in self._draw(self._extractor_steps + other)]
         drawn.sort(key=self._length.__getitem__)
-        place = random.Random(f"{self._seed}/bucket/{group}").sample(range(_BUCKET), _BUCKET)[place]
+        place = random.Random(f"{self._seed}/bucket/{group}").sample(range(len(steps)), len(steps))[place]
         size = self._cfg.batch_size
         return tuple(drawn[place * size : (place + 1) * size])
 

@@ -78,9 +78,7 @@ class FeatureStore:
             raise UserError(f"study {study.id} ({study.source}) has no image")
         values = np.concatenate([self._features(image) for image in study.images])
         views = [VIEW_CODES[image.view] for image in study.images]
-        return PatchFeatures(
-            torch.from_numpy(values).float(), torch.tensor(views).repeat_interleave(self.grid**2)
-        )
+        return PatchFeatures(torch.from_numpy(values).float(), torch.tensor(views).repeat_interleave(self.grid**2))
 
     def load_batch(self, studies: Sequence[Study]) -> FeatureBatch:
         return collate_features([self.load(study) for study in studies])
