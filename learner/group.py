@@ -126,8 +126,9 @@ class DeepSpeedLearnerGroup(LearnerGroup):  # type: ignore[misc]
 
     def shutdown(self) -> None:
         """End the ranks; those still in a collective call too."""
-        for rank in self.ranks:
-            ray.kill(rank)
+        if ray.is_initialized():  # Else they are gone already, and a call would start another Ray.
+            for rank in self.ranks:
+                ray.kill(rank)
         self._is_shut_down = True
 
 
