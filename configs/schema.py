@@ -97,7 +97,7 @@ class RewardConfig:
     # weight.
     repetition_weight: float = 1.0
     length_weight: float = 0.5
-    positive_f1_weight: float = 1.0
+    positive_f1_weight: float = 2.0
     # Deadline of one request (s).
     timeout_s: float = 60.0
 
@@ -136,7 +136,7 @@ class RLConfig:
     kl_coef: float = 0.02
     # Importance correction between rollout and learner: ratios above are truncated.
     importance_cap: float = 2.0
-    abnormal_fraction: float = 0.6
+    abnormal_fraction: float = 0.8
     checkpoint_every: int = 4
     keep_checkpoints: int = 2
 
