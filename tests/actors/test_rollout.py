@@ -69,7 +69,12 @@ def same(a: Trajectory, b: Trajectory) -> bool:
 
 
 def test_trajectories_are_complete_and_ordered_by_study_then_sample(
-    worker: RolloutWorker, studies: StudySet, weights: WeightsRef, scorer: WordScorer, policy: ReportPolicy
+    worker: RolloutWorker,
+    studies: StudySet,
+    weights: WeightsRef,
+    scorer: WordScorer,
+    policy: ReportPolicy,
+    run_config: Config,
 ) -> None:
     worker.rewards = scorer
     trajectories, metrics = worker.collect(request(studies, weights))
@@ -83,7 +88,7 @@ def test_trajectories_are_complete_and_ordered_by_study_then_sample(
         assert np.isfinite(t.logprobs).all()
         assert set(t.versions) == {0}
         assert t.text == policy.decode(t.token_ids.tolist())
-        assert t.reward == pytest.approx(-1.0 + len(t.text.split()))
+        assert t.reward == pytest.approx(-1.0 + run_config.reward.positive_f1_weight * len(t.text.split()))
     assert metrics.tokens == sum(len(t.token_ids) for t in trajectories)
     assert (metrics.samples, metrics.failed) == (12, 0)
 
