@@ -1,4 +1,4 @@
-"""Real X-rays with real reports, where they are: the folder that `LMRRG_TEST_DATA` names (they may not be committed)."""
+"""Real X-rays with real reports, in the folder that `LMRRG_TEST_DATA` names (they may not be committed)."""
 
 from __future__ import annotations
 
