@@ -23,6 +23,7 @@ from actors.trajectory import SampleRequest, Trajectory, WeightsRef
 from configs.schema import Config
 from learner.checkpoints import RunState, config_hash, read_state, write_checkpoint
 from learner.group import DeepSpeedLearnerGroup, create_ranks, find_ranks
+from learner.rank import INITIAL_POLICY, WARM_START
 from learner.sampler import studies_for_step
 from rrg.data import load_studies
 from rrg.errors import UserError
@@ -57,7 +58,7 @@ class ReportRLConfig(AlgorithmConfig):  # type: ignore[misc]
             env_config={
                 "config": cfg,
                 "run_dir": str(run_dir),
-                "policy_dir": str(run_dir / "initial"),
+                "policy_dir": str(run_dir / INITIAL_POLICY),
                 "reward_addresses": list(reward_addresses),
             }
         )
@@ -108,7 +109,7 @@ class ReportRL(Algorithm):  # type: ignore[misc]
     @property
     def warm_started(self) -> bool:
         """Whether the run directory holds the finished warm start."""
-        return (self._run_dir / "warm_start").is_dir()
+        return (self._run_dir / WARM_START).is_dir()
 
     def warm_start(self, progress: Progress) -> None:
         """Supervised fine-tuning, reported in small steps; ends with `run_dir/warm_start`."""

@@ -1,8 +1,8 @@
 """The whole job, phase by phase: data, processes, warm start, reinforcement learning, evaluation.
 
 Contract: runs in the driver, which holds no model. Everything that it learns of a run stands in the run directory:
-`config.yaml`, `metrics.jsonl`, `tensorboard/`, `checkpoints/`, `warm_start/`, `policy/`, `samples_{sft,rl}.jsonl`,
-`summary.json`, and the log of every role under `logs/`.
+`config.yaml`, `metrics.jsonl`, `tensorboard/`, `initial/` and `warm_start/` (policies), `checkpoints/`,
+`samples_{sft,rl}.jsonl`, `summary.json`. The roles' own logs are Ray's.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ SHOWN = {
     "reward_mean": "reward",
     "kl_k3": "KL",
     "entropy": "entropy",
-    "length_mean": "words",
+    "length_mean": "tokens",
     "seconds_rollout": "rollout s",
     "seconds_reward_wait": "reward s",
     "seconds_update": "update s",
@@ -174,9 +174,9 @@ def reinforce(cfg: Config, run_dir: Path, algo: ReportRL, tracker: Tracker, show
         algo.train()
         metrics = algo.step_metrics
         tracker.log("rl", algo.rl_step, metrics)
-        show.line(
-            f"  RL step {algo.rl_step}/{rl.steps}  " + "  ".join(f"{n} {metrics[m]:.3g}" for m, n in SHOWN.items())
-        )
+        # A step of which every sample failed has no reward, KL or entropy to show.
+        shown = "  ".join(f"{name} {metrics[key]:.3g}" for key, name in SHOWN.items() if key in metrics)
+        show.line(f"  RL step {algo.rl_step}/{rl.steps}  {shown}")
         show.advance("RL steps", algo.rl_step, rl.steps)
         if algo.rl_step % rl.checkpoint_every == 0 or algo.rl_step == rl.steps:
             algo.save_run(run_dir / "checkpoints")
