@@ -23,7 +23,7 @@ class ScoreRequest(_message.Message):
     def __init__(self, pairs: _Optional[_Iterable[_Union[Pair, _Mapping]]] = ..., components: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class PairScore(_message.Message):
-    __slots__ = ("components",)
+    __slots__ = ("components", "error")
     class ComponentsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -32,18 +32,22 @@ class PairScore(_message.Message):
         value: float
         def __init__(self, key: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
     COMPONENTS_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
     components: _containers.ScalarMap[str, float]
-    def __init__(self, components: _Optional[_Mapping[str, float]] = ...) -> None: ...
+    error: str
+    def __init__(self, components: _Optional[_Mapping[str, float]] = ..., error: _Optional[str] = ...) -> None: ...
 
 class ScoreResponse(_message.Message):
-    __slots__ = ("scores", "backend", "definition")
+    __slots__ = ("scores", "backend", "definition", "models")
     SCORES_FIELD_NUMBER: _ClassVar[int]
     BACKEND_FIELD_NUMBER: _ClassVar[int]
     DEFINITION_FIELD_NUMBER: _ClassVar[int]
+    MODELS_FIELD_NUMBER: _ClassVar[int]
     scores: _containers.RepeatedCompositeFieldContainer[PairScore]
     backend: str
     definition: str
-    def __init__(self, scores: _Optional[_Iterable[_Union[PairScore, _Mapping]]] = ..., backend: _Optional[str] = ..., definition: _Optional[str] = ...) -> None: ...
+    models: _containers.RepeatedCompositeFieldContainer[Model]
+    def __init__(self, scores: _Optional[_Iterable[_Union[PairScore, _Mapping]]] = ..., backend: _Optional[str] = ..., definition: _Optional[str] = ..., models: _Optional[_Iterable[_Union[Model, _Mapping]]] = ...) -> None: ...
 
 class DescribeRequest(_message.Message):
     __slots__ = ()

@@ -18,7 +18,7 @@ from typing import IO, Any, Protocol
 
 from reward_server.backends import BACKENDS, create_scorer
 from reward_server.errors import RewardError, RewardSetupError
-from reward_server.scorer import Description, Pair
+from reward_server.scorer import Description, Pair, ScorerOptions
 
 Line = tuple[dict[str, Any], Pair]  # all fields of an input line, and its pair
 _BATCH = 256
@@ -104,7 +104,7 @@ def _scorer(args: argparse.Namespace) -> AbstractContextManager[_Source]:
         from reward_server.client import RewardClient
 
         return RewardClient(args.address.split(","), timeout_s=args.timeout)
-    return nullcontext(create_scorer(args.backend))
+    return nullcontext(create_scorer(ScorerOptions(args.backend)))
 
 
 def _describe(args: argparse.Namespace) -> Description:
@@ -113,7 +113,7 @@ def _describe(args: argparse.Namespace) -> Description:
 
         with RewardClient(args.address.split(","), timeout_s=args.timeout) as client:
             return client.describe()
-    return create_scorer(args.backend).description
+    return create_scorer(ScorerOptions(args.backend)).description
 
 
 def _parser() -> argparse.ArgumentParser:

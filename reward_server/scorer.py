@@ -13,6 +13,18 @@ Pair = tuple[str, str]  # (reference, hypothesis)
 
 
 @dataclass(frozen=True)
+class ScorerOptions:
+    """Which backend, and how it is loaded; the fields after `backend` are for those that read `weights`."""
+
+    backend: str = "embedded"
+    weights: str | None = None  # folder, laid out as `reward_server.radcliq.weights` says
+    radgraph: str = "radgraph"  # archive or folder in `weights`: radgraph or radgraph-xl
+    device: str = "cpu"  # a torch device: cpu, cuda, cuda:1
+    dtype: str = "float32"  # float32, bfloat16 or float16; the last two on GPUs only
+    idf: str | None = None  # corpus file of BERTScore's idf, one report a line; None: no idf (canonical)
+
+
+@dataclass(frozen=True)
 class ModelFile:
     """A model that a backend runs, and the SHA-256 of its weights file."""
 

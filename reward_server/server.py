@@ -23,7 +23,7 @@ from protos import reward_pb2, reward_pb2_grpc
 from reward_server.backends import create_scorer
 from reward_server.batching import Batcher, QueueFullError, StoppingError
 from reward_server.errors import RewardSetupError
-from reward_server.scorer import Pair, Scorer
+from reward_server.scorer import Pair, Scorer, ScorerOptions
 
 SERVICE = reward_pb2.DESCRIPTOR.services_by_name["RewardService"].full_name
 _LAME_DUCK_S = 0.2
@@ -170,7 +170,7 @@ class RewardServer:
 
 async def serve(backend: str, host: str = "127.0.0.1", port: int = 50051, *, limits: Limits | None = None) -> None:
     """Loads a backend and serves it until SIGINT or SIGTERM; prints the address when it is ready."""
-    scorer = await asyncio.to_thread(create_scorer, backend)
+    scorer = await asyncio.to_thread(create_scorer, ScorerOptions(backend))
     server = RewardServer(scorer, limits=limits)
     bound = await server.start(host, port)
     stopped = asyncio.Event()

@@ -27,11 +27,12 @@ class RewardWorkerImpl:
         import torch
 
         from reward_server.backends import create_scorer
+        from reward_server.scorer import ScorerOptions
         from reward_server.server import RewardServer
 
         torch.set_num_threads(threads)
         self._host = host or ray.util.get_node_ip_address()
-        scorer = create_scorer(backend)
+        scorer = create_scorer(ScorerOptions(backend))
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._loop.run_forever, name="reward-server", daemon=True).start()
 

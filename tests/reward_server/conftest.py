@@ -10,7 +10,7 @@ import pytest
 
 from reward_server.backends import create_scorer
 from reward_server.client import RewardClient
-from reward_server.scorer import Scorer
+from reward_server.scorer import Scorer, ScorerOptions
 from reward_server.server import Limits, RewardServer
 from rrg.data.openi import OpeniRecord, find_archive, read_records
 from rrg.data.studyset import ProblemLog
@@ -37,7 +37,7 @@ class RunningServer:
 
 @pytest.fixture(scope="session")
 def scorer() -> Scorer:
-    return create_scorer("embedded")
+    return create_scorer(ScorerOptions("embedded"))
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ import torch
 from transformers import AutoModel, AutoTokenizer
 
 from reward_server.backends import create_scorer
-from reward_server.scorer import Scorer
+from reward_server.scorer import Scorer, ScorerOptions
 from reward_server.text.encoder import SentenceEncoder, model_folder
 from rrg.data.openi import OpeniRecord
 
@@ -19,11 +19,11 @@ def test_scores_are_the_same_bits_alone_in_any_batch_and_in_any_order(
 ) -> None:
     texts = [record.sections["findings"] for record in records[::40]]
     pairs = [*zip(texts, texts[1:] + texts[:1], strict=True), ("", "x"), ("No effusion.", "")]
-    batch = create_scorer("embedded").score(pairs)
+    batch = create_scorer(ScorerOptions("embedded")).score(pairs)
     order = random.Random(1).sample(range(len(pairs)), len(pairs))
-    again = create_scorer("embedded").score([pairs[i] for i in order])
+    again = create_scorer(ScorerOptions("embedded")).score([pairs[i] for i in order])
     assert [again[order.index(i)] for i in range(len(pairs))] == batch
-    alone = create_scorer("embedded")
+    alone = create_scorer(ScorerOptions("embedded"))
     assert [alone.score([pair])[0] for pair in pairs] == batch
     assert scorer.score(pairs) == batch
 
@@ -31,10 +31,10 @@ def test_scores_are_the_same_bits_alone_in_any_batch_and_in_any_order(
 def test_a_full_cache_changes_no_bit(monkeypatch: pytest.MonkeyPatch, records: list[OpeniRecord]) -> None:
     texts = [record.sections["findings"] for record in records[:12]]
     pairs = [(a, b) for a in texts[:3] for b in texts]
-    expected = create_scorer("embedded").score(pairs)
+    expected = create_scorer(ScorerOptions("embedded")).score(pairs)
     monkeypatch.setattr("reward_server.backends.embedded._SENTENCE_CACHE", 4)
     monkeypatch.setattr("reward_server.backends.embedded._REPORT_CACHE", 2)
-    small = create_scorer("embedded")
+    small = create_scorer(ScorerOptions("embedded"))
     assert small.score(pairs) == expected
     assert [small.score([pair])[0] for pair in pairs] == expected
 
