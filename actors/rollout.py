@@ -29,7 +29,7 @@ from actors.seeds import sample_seed
 from actors.trajectory import SampleRequest, Trajectory, WeightsRef
 from actors.weights import WeightsReceiver
 from configs.schema import Config
-from reward_server.errors import RewardError
+from reward_server.errors import PairError, RewardError
 from reward_server.spec import reward_from_components
 from rrg.data.studyset import StudySet
 from rrg.errors import UserError
@@ -40,14 +40,15 @@ from rrg.model.features import collate_features
 # The reward client keeps its own deadline; a future that is not done so much later (s) is given up.
 REWARD_GRACE_S = 5.0
 
-Scores = list[dict[str, float]]
+Answers = list[dict[str, float] | PairError]
 
 
 class Scorer(Protocol):
     """The part of `reward_server.client.RewardClient` that is used here."""
 
-    def submit(self, pairs: list[tuple[str, str]]) -> Future[Scores]:
-        """Components of every (reference, hypothesis) pair, in order; the future raises RewardError."""
+    def submit_each(self, pairs: list[tuple[str, str]]) -> Future[Answers]:
+        """Components of every (reference, hypothesis) pair or why it has none, in order; the future raises RewardError
+        where no server can be had."""
         ...
 
 
@@ -70,7 +71,7 @@ class _Group:
     reference: str
     trajectories: list[Trajectory]
     running: int
-    scores: Future[Scores] | None = None
+    scores: Future[Answers] | None = None
 
     def scorable(self) -> list[Trajectory]:
         return [trajectory for trajectory in self.trajectories if trajectory.failed is None]
@@ -103,7 +104,7 @@ class RolloutWorker:
     def collect(self, request: SampleRequest) -> tuple[list[Trajectory], RolloutMetrics]:
         """The answer to a request, and what it cost."""
         if request.score and self.rewards is None:
-            raise RewardError("this rollout actor has no reward server: call set_reward_addresses, or ask score=False")
+            raise RewardError("this rollout actor has no reward server: give it `rewards`, or ask score=False")
         start = time.monotonic()
         self.update(request.weights)
         synced = time.monotonic()
@@ -187,7 +188,7 @@ class RolloutWorker:
         assert self.rewards is not None
         pairs = [(group.reference, trajectory.text) for trajectory in group.scorable()]
         if pairs:
-            group.scores = self.rewards.submit(pairs)
+            group.scores = self.rewards.submit_each(pairs)
 
     def _reward(self, group: _Group) -> None:
         """Wait for the scores of a group; what is missing or not finite fails its trajectories."""
@@ -201,9 +202,11 @@ class RolloutWorker:
             return _fail(trajectories, f"reward: no answer within {timeout_s:g} s")
         except RewardError as error:
             return _fail(trajectories, f"reward: {error}")
-        for trajectory, components in zip(trajectories, scores, strict=True):
+        for trajectory, answer in zip(trajectories, scores, strict=True):
             try:
-                set_reward(trajectory, components, partial(reward_from_components, cfg=self._cfg.reward))
+                if isinstance(answer, PairError):
+                    raise answer
+                set_reward(trajectory, answer, partial(reward_from_components, cfg=self._cfg.reward))
             except RewardError as error:
                 _fail([trajectory], f"reward: {error}")
 

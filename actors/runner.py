@@ -5,13 +5,13 @@ the weights' reference, so a restarted actor needs no state; only refused weight
 (`EngineError`) leave an actor, and RLlib then replaces it.
 
 `config.env_config`: `config` (`Config`), `policy_dir` (a folder of `rrg.model.build.save_policy`), and optionally
-`reward_addresses` (list of host:port).
+`rewards` (`RewardAccess`); without it only requests without scores are answered.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 
     from actors.rollout import RolloutWorker
+    from reward_server.directory import RewardAccess
 
 
 class VLLMEnvRunner(EnvRunner):  # type: ignore[misc]
@@ -41,24 +42,18 @@ class VLLMEnvRunner(EnvRunner):  # type: ignore[misc]
         env = self.config.env_config
         self._cfg: Config = env["config"]
         _wait_for_folder(Path(env["policy_dir"]), self._cfg.rollout.start_timeout_s)
-        self._client: Any = None
+        self._rewards: RewardAccess | None = env.get("rewards")
+        self._client = ExitStack()
         self._metrics: dict[str, float] = {}
         self._worker: RolloutWorker = RolloutWorker(
             self._cfg, Path(env["policy_dir"]), load_studies(self._cfg.data), rewards=None
         )
-        self.set_reward_addresses(env.get("reward_addresses") or [])
-
-    def set_reward_addresses(self, addresses: Sequence[str]) -> None:
-        """Ask these reward servers from now on; none: only requests without scores are answered."""
-        from reward_server.client import RewardClient
-
-        if self._client is not None:
-            self._client.close()
-        self._client = RewardClient(list(addresses), timeout_s=self._cfg.reward.timeout_s) if addresses else None
-        self._worker.rewards = self._client
 
     def sample(self, *, request: SampleRequest, **kwargs: Any) -> list[Trajectory]:
         """The trajectories of a request, by study, then sample (see `actors.rollout`)."""
+        if request.score and self._worker.rewards is None and self._rewards is not None:
+            # Only now: engines and reward workers start at the same time.
+            self._worker.rewards = self._client.enter_context(self._rewards.open())
         trajectories, metrics = self._worker.collect(request)
         self._metrics = {name: float(value) for name, value in asdict(metrics).items()}
         return trajectories
@@ -89,8 +84,7 @@ class VLLMEnvRunner(EnvRunner):  # type: ignore[misc]
 
     def stop(self) -> None:
         """Close the reward client and the engine."""
-        if self._client is not None:
-            self._client.close()
+        self._client.close()
         self._worker.engine.close()
 
 

@@ -4,13 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from configs.schema import Config
+from configs.schema import Config, RewardConfig
 from rrg.errors import UserError
+
+_PENALTIES = ("repetition", "length", "positive_f1")
+_RADGRAPH = ("radgraph", "radgraph_entity", "radgraph_relation")
+_RADCLIQ = (*_RADGRAPH, "bertscore", "semb", "bleu2", "radcliq_v1", "radcliq_v0")
+# What each backend of the reward server computes, and which of it may be the composite.
+COMPONENTS = {
+    "embedded": ("bleu2", "bertscore", "graph_f1", "label_similarity", "embedded", *_PENALTIES),
+    "published": (*_RADCLIQ, *_PENALTIES),
+    "reference": (*_RADCLIQ, *_PENALTIES),
+}
+_COMPOSITES = ("embedded", "radcliq_v1", "radcliq_v0")
 
 
 def check(cfg: Config) -> None:
     """Raises UserError with every broken rule, one a line."""
-    broken = [*_ranges(cfg), *_combinations(cfg)]
+    broken = [*_ranges(cfg), *_combinations(cfg), *_reward(cfg.reward)]
     if broken:
         raise UserError("this configuration cannot run:\n" + "\n".join(f"  - {rule}" for rule in broken))
 
@@ -25,6 +36,7 @@ def _ranges(cfg: Config) -> Iterator[str]:
         "rollout.max_new_tokens": cfg.rollout.max_new_tokens,
         "rollout.timeout_s": cfg.rollout.timeout_s,
         "reward.num_workers": cfg.reward.num_workers,
+        "reward.threads": cfg.reward.threads,
         "reward.timeout_s": cfg.reward.timeout_s,
         "learner.num_ranks": cfg.learner.num_ranks,
         "learner.threads": cfg.learner.threads,
@@ -57,8 +69,6 @@ def _ranges(cfg: Config) -> Iterator[str]:
         )
     if cfg.model.dtype not in ("float32", "bfloat16"):
         yield f"model.dtype={cfg.model.dtype}: float32 or bfloat16"
-    if cfg.reward.backend != "embedded":
-        yield f"reward.backend={cfg.reward.backend}: this version has the backend 'embedded' only"
     if cfg.data.name not in ("rendered_openi", "r2gen"):
         yield f"data.name={cfg.data.name}: rendered_openi or r2gen"
 
@@ -90,3 +100,46 @@ def _combinations(cfg: Config) -> Iterator[str]:
         yield "learner.zero_stage=0 with bfloat16 differs from the other stages in DeepSpeed: use stage 1 or 2"
     if (learner.gpus_per_rank > 0) != (rollout.gpus_per_actor > 0):
         yield "learner.gpus_per_rank and rollout.gpus_per_actor: both on GPUs or both on CPUs"
+
+
+def _reward(reward: RewardConfig) -> Iterator[str]:
+    components = COMPONENTS.get(reward.backend)
+    if components is None:
+        yield f"reward.backend={reward.backend}: choose one of {', '.join(COMPONENTS)}"
+        return
+    composites = [name for name in _COMPOSITES if name in components]
+    if reward.composite is not None and reward.composite not in composites:
+        yield f"reward.composite={reward.composite}: {reward.backend} has {', '.join(composites)}"
+    if reward.composite is not None and reward.component_weights:
+        yield "reward.composite and reward.component_weights: the reward is made of one or of the others, unset one"
+    for name in reward.component_weights:
+        if name not in components:
+            yield f"reward.component_weights.{name}: {reward.backend} has {', '.join(components)}"
+    if reward.address is None:
+        yield from _own_workers(reward)
+    elif reward.token_file is not None and reward.tls_ca is None and not _all_local(reward.address):
+        yield "reward.token_file without reward.tls_ca: a token leaves this machine through TLS only; give both"
+    if reward.address is None and (reward.tls_ca or reward.token_file):
+        yield "reward.tls_ca and reward.token_file are for the servers of reward.address: give it, or leave them out"
+
+
+def _all_local(addresses: str) -> bool:
+    return all(address.startswith(("127.", "localhost:", "[::1]")) for address in addresses.split(","))
+
+
+def _own_workers(reward: RewardConfig) -> Iterator[str]:
+    if reward.backend != "embedded" and reward.weights is None:
+        yield (
+            f"reward.weights is not set: reward={reward.backend} needs the folder with the weights, reward.weights=DIR "
+            "(python -m reward_server weights fetch --weights DIR gets them)"
+        )
+    if reward.nodes not in ("auto", "reward", "any"):
+        yield f"reward.nodes={reward.nodes}: auto, reward or any"
+    if reward.device not in ("cpu", "cuda"):
+        yield f"reward.device={reward.device}: cpu, or cuda (Ray gives every worker a GPU of its own)"
+    if reward.backend == "embedded" and (reward.device != "cpu" or reward.dtype != "float32"):
+        yield "reward.device and reward.dtype: the embedded backend runs on CPUs in float32 only"
+    if reward.dtype not in ("float32", "bfloat16", "float16"):
+        yield f"reward.dtype={reward.dtype}: float32, bfloat16 or float16"
+    elif reward.dtype != "float32" and reward.device == "cpu":
+        yield f"reward.dtype={reward.dtype} on CPUs is slow and drifts: set reward.dtype=float32 or reward.device=cuda"

@@ -85,14 +85,38 @@ class RolloutConfig:
 
 @dataclass
 class RewardConfig:
-    # "embedded": no download; real MiniLM BERTScore, rule-based graph and labels; not RadCliQ.
+    # "embedded": no download; real MiniLM BERTScore, rule-based graph and labels; not RadCliQ. "published": RadCliQ,
+    # from its published weights. "reference": the same by the packages that it comes from, slow, for checking.
     backend: str = "embedded"
-    # host:port of a server that runs already; null: the run starts its own workers.
+    # host:port of servers that run already, several separated by commas; null: the run starts its own workers.
     address: str | None = None
+    # For `address`: certificates (PEM) that vouch for the servers, the name in their certificates (null: their host;
+    # needed for several addresses), and the file with the token that they ask for.
+    tls_ca: str | None = None
+    tls_server_name: str | None = None
+    token_file: str | None = None
+    # The run's own workers: how many, and torch threads of each.
     num_workers: int = 1
     threads: int = 1
-    # The reward is -composite, with the composite cut at `clip` from above (null: no cut) ...
+    # Nodes of a cluster that workers may run on: "auto" those with the custom resource `reward` if there is such a node
+    # when the run starts, else any; "reward" only those with it, also when the autoscaler has to add one; "any".
+    nodes: str = "auto"
+    # Folder with the weights of `published` and `reference`, on every node that has a worker, and the RadGraph archive
+    # in it: "radgraph" or "radgraph-xl".
+    weights: str | None = None
+    radgraph: str = "radgraph"
+    # "cpu", or "cuda" for one GPU a worker. Encoders in float32, or on GPUs in bfloat16 or float16 (drift a little).
+    device: str = "cpu"
+    dtype: str = "float32"
+    # Corpus of BERTScore's idf, a report a line; null: no idf, as RadCliQ is defined.
+    idf: str | None = None
+    # The composite is lower for better reports: "radcliq_v1" or "radcliq_v0" (null: radcliq_v1, or `embedded` of that
+    # backend). The reward is -composite, with the composite cut at `clip` from above (null: no cut) ...
+    composite: str | None = None
     clip: float | None = 3.0
+    # ... or, if there are any, the sum of these weights times their components, as
+    # `+reward.component_weights={bertscore: 1, radgraph: 1}` on the command line ...
+    component_weights: dict[str, float] = field(default_factory=dict)
     # ... minus these weights times the penalties (outside of the composite), plus the positive-finding F1 times its
     # weight.
     repetition_weight: float = 1.0

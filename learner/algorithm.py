@@ -25,6 +25,7 @@ from learner.checkpoints import RunState, config_hash, read_state, write_checkpo
 from learner.group import DeepSpeedLearnerGroup, create_ranks, find_ranks
 from learner.rank import INITIAL_POLICY, WARM_START
 from learner.sampler import studies_for_step
+from reward_server.directory import RewardAccess
 from rrg.data import load_studies
 from rrg.errors import UserError
 
@@ -43,7 +44,7 @@ class ReportRLConfig(AlgorithmConfig):  # type: ignore[misc]
     def __init__(self, algo_class: type[Algorithm] | None = None) -> None:
         super().__init__(algo_class=algo_class or ReportRL)
 
-    def report(self, cfg: Config, run_dir: Path, reward_addresses: Sequence[str]) -> ReportRLConfig:
+    def report(self, cfg: Config, run_dir: Path, rewards: RewardAccess) -> ReportRLConfig:
         """Everything from our config; returns self."""
         rollout = cfg.rollout
         self.env_runners(
@@ -59,7 +60,7 @@ class ReportRLConfig(AlgorithmConfig):  # type: ignore[misc]
                 "config": cfg,
                 "run_dir": str(run_dir),
                 "policy_dir": str(run_dir / INITIAL_POLICY),
-                "reward_addresses": list(reward_addresses),
+                "rewards": rewards,
             }
         )
         # RLlib's defaults wait 60 s before a restart and block the loop 30 s at a probe.

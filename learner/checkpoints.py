@@ -49,9 +49,7 @@ def config_hash(config: Config) -> str:
     shaping = {
         "data": {k: v for k, v in dataclasses.asdict(config.data).items() if k not in ("cache_dir", "root", "workers")},
         "model": dataclasses.asdict(config.model),
-        "reward": {
-            k: v for k, v in dataclasses.asdict(config.reward).items() if k.endswith(("weight", "clip", "backend"))
-        },
+        "reward": {k: v for k, v in dataclasses.asdict(config.reward).items() if k in _SHAPE_OF_REWARD},
         "sft": dataclasses.asdict(config.learner.sft),
         "rl": {k: v for k, v in dataclasses.asdict(config.learner.rl).items() if k not in _LENGTH_OF_RUN},
         "rollout": [config.rollout.samples_per_study, config.rollout.temperature, config.rollout.max_new_tokens],
@@ -60,6 +58,10 @@ def config_hash(config: Config) -> str:
     return hashlib.sha256(json.dumps(shaping, sort_keys=True).encode()).hexdigest()[:16]
 
 
+_SHAPE_OF_REWARD = (
+    "backend", "radgraph", "dtype", "idf", "composite", "clip", "component_weights",
+    "repetition_weight", "length_weight", "positive_f1_weight",
+)  # fmt: skip
 # A run may be made longer or saved more often without becoming another run.
 _LENGTH_OF_RUN = ("steps", "checkpoint_every", "keep_checkpoints")
 

@@ -14,7 +14,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -28,11 +27,11 @@ from learner.algorithm import ReportRL, ReportRLConfig
 from learner.checkpoints import latest_checkpoint, read_state
 from learner.evaluate import Evaluation, evaluate
 from learner.progress import Show
+from learner.rewards import connected, start_rewards
 from learner.summary import build_summary, print_summary, write_summary
 from learner.tracking import PeakMemory, Tracker
 from reward_server.client import RewardClient
 from reward_server.spec import reward_from_components
-from reward_server.worker import addresses, start_workers
 from rrg.data import StudySet, load_studies
 from rrg.data.study import Study
 from rrg.model.backbone import FeatureStore
@@ -109,35 +108,23 @@ def _started(cfg: Config, run_dir: Path, show: Show) -> Iterator[tuple[ReportRL,
     # Ray and RLlib warn of what is chosen here on purpose (no spaces, no learner of theirs).
     logging.getLogger("ray").setLevel(logging.ERROR)
     ray.init(
-        address=cfg.cluster.address,
+        address=cfg.cluster.address or "local",  # None would take any Ray that it finds
         log_to_driver=False,
         logging_level=logging.ERROR,
         runtime_env={"env_vars": rollout_env(cfg.rollout)},
         **({} if cfg.cluster.address else _local_ray(cfg)),
     )
     try:
-        # Ray ends the workers with their last handle, so it stays here until the block ends.
-        workers = _reward_workers(cfg)
-        reward_addresses = addresses(workers, cfg.cluster.start_timeout_s) if workers else [str(cfg.reward.address)]
-        algo = ReportRLConfig().report(cfg, run_dir, reward_addresses=reward_addresses).build_algo()
-        client = RewardClient(reward_addresses, timeout_s=cfg.reward.timeout_s)
+        # All start together: the reward workers load while the engines and the ranks do.
+        rewards = start_rewards(cfg, run_dir)
+        algo = ReportRLConfig().report(cfg, run_dir, rewards.access).build_algo()
         try:
-            yield algo, client
+            with connected(rewards, cfg, show) as client:
+                yield algo, client
         finally:
-            client.close()
             algo.stop()
     finally:
         ray.shutdown()
-
-
-def _reward_workers(cfg: Config) -> list[Any]:
-    """Reward servers of the run's own; none where the config names one."""
-    if cfg.reward.address is not None:
-        return []
-    local = cfg.cluster.address is None
-    return start_workers(
-        cfg.reward.num_workers, backend=cfg.reward.backend, threads=cfg.reward.threads, local=local, num_cpus=1
-    )
 
 
 def _local_ray(cfg: Config) -> dict[str, object]:

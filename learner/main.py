@@ -1,8 +1,8 @@
 """`python -m learner.main`: the command line of the whole job.
 
 Contract: composes and checks the config (Hydra), says what is missing before anything starts, makes the run directory,
-and hands over to `learner.job`. A user's mistake ends with its message and status 2, without a traceback
-(`debug=true` shows it).
+and hands over to `learner.job`. A user's mistake, or reward servers that can't be had, end with their message and
+status 2, without a traceback (`debug=true` shows it).
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from configs.load import register, resolve
 from configs.schema import Config
 from learner import plan
+from reward_server.errors import RewardError, RewardSetupError
 from rrg.errors import UserError
 
 # libgomp's spinning threads would take the cores from the other processes; it reads this when torch is imported.
@@ -31,7 +32,7 @@ register()
 def main(raw: DictConfig) -> None:
     try:
         run(of_run(raw.resume, HydraConfig.get().overrides.task) if raw.resume else resolve(raw))
-    except UserError as error:
+    except (UserError, RewardSetupError, RewardError) as error:
         if raw.debug:
             raise
         print(f"error: {error}", file=sys.stderr)

@@ -33,7 +33,9 @@ def roles(cfg: Config) -> list[Role]:
         Role("learner", "DeepSpeed rank", learner.num_ranks, learner.threads, learner.gpus_per_rank, "update"),
     ]
     if cfg.reward.address is None:
-        found.append(Role("reward", "gRPC reward server", reward.num_workers, reward.threads, 0.0, "rollout"))
+        gpus = 1.0 if reward.device == "cuda" else 0.0
+        what = f"gRPC reward server, {reward.backend}"
+        found.append(Role("reward", what, reward.num_workers, reward.threads, gpus, "rollout"))
     return found
 
 
@@ -82,16 +84,37 @@ def require(cfg: Config) -> None:
     local = path is not None and path.startswith(("/", "./", "../"))
     if path is not None and local and not (Path(path) / "config.json").is_file():
         missing.append(f"model: model.llm.path={path} is not the folder of a Hugging Face model (no config.json)")
+    missing += _missing_reward(cfg)
     need = sum(role.gpus * role.count for role in roles(cfg))
     have = _local_gpus()
     if cfg.cluster.address is None and need > have:
         missing.append(
             f"GPUs: the config asks for {need:g} (rollout.num_actors x rollout.gpus_per_actor + learner.num_ranks x "
-            f"learner.gpus_per_rank), this machine has {have}; use cluster=ray on a cluster, or rollout=local "
-            "learner=local"
+            f"learner.gpus_per_rank, and reward.num_workers with reward.device=cuda), this machine has {have}; use "
+            "cluster=ray on a cluster, or rollout=local learner=local"
         )
     if missing:
         raise UserError("cannot start:\n" + "\n".join(f"  - {line}" for line in missing))
+
+
+def _missing_reward(cfg: Config) -> list[str]:
+    """Files of the reward that are not there; those of a cluster's workers need not be on this machine."""
+    reward = cfg.reward
+    found: list[str] = []
+    own = reward.address is None and cfg.cluster.address is None
+    if own and reward.weights is not None and not Path(reward.weights).is_dir():
+        found.append(
+            f"reward: the folder reward.weights={reward.weights} does not exist; "
+            f"python -m reward_server weights fetch --weights {reward.weights} makes it"
+        )
+    files = {"reward.idf": reward.idf if own else None}
+    files |= {"reward.tls_ca": reward.tls_ca, "reward.token_file": reward.token_file}
+    found += [
+        f"reward: {name}={path} does not exist"
+        for name, path in files.items()
+        if path is not None and not Path(path).is_file()
+    ]
+    return found
 
 
 def _local_gpus() -> int:

@@ -33,8 +33,9 @@ _REWARD_ROWS = ("reward", "reward_abnormal")
 _CLINICAL_ROWS = ("finding_precision", "finding_recall", "finding_f1", "finding_f1_shuffled", "shuffle_gap")
 _TEXT_ROWS = ("bleu1", "bleu2", "bleu3", "bleu4", "rougeL", "unique", "unique_share", "repetition", "words")
 # Components of the reward that are better when high, and its penalties; the composite goes by its backend's name.
-_HIGHER_COMPONENTS = {"bertscore", "graph_f1", "label_similarity", "positive_f1", "reward_bleu2"}
-_LOWER_COMPONENTS = {"length", "repetition", "reward_repetition"}
+_RADGRAPH = {"radgraph", "radgraph_entity", "radgraph_relation"}
+_HIGHER_COMPONENTS = {"bertscore", "graph_f1", "label_similarity", "positive_f1", "reward_bleu2", "semb", *_RADGRAPH}
+_LOWER_COMPONENTS = {"length", "repetition", "reward_repetition", "radcliq_v1", "radcliq_v0"}
 _HIGHER = {*_REWARD_ROWS, *_CLINICAL_ROWS, "bleu1", "bleu2", "bleu3", "bleu4", "rougeL"} - {"finding_f1_shuffled"}
 _DIGITS = {"unique": 0, "words": 1}
 _POLICY_COLUMNS = 4  # metric, warm start, RL, difference

@@ -55,7 +55,9 @@ class RewardServiceServicer:
     """Missing associated documentation comment in .proto file."""
 
     def Score(self, request, context):
-        """Scores every pair of the request, in order.
+        """Scores every pair of the request, in order. Refused as a whole: INVALID_ARGUMENT (too many pairs, an unknown
+        component), RESOURCE_EXHAUSTED (the queue is full: try again later), UNAVAILABLE (ask another server, or later),
+        UNAUTHENTICATED (`authorization: Bearer TOKEN` is missing).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -63,6 +65,7 @@ class RewardServiceServicer:
 
     def ScoreStream(self, request_iterator, context):
         """The same as a stream: one response for each request, in order; for many pairs over one connection.
+        A refused request ends the stream.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

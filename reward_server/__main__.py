@@ -1,4 +1,4 @@
-"""`python -m reward_server serve|score|describe`."""
+"""`python -m reward_server serve|score|describe|gallery|weights|scale`."""
 
 import sys
 

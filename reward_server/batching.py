@@ -1,40 +1,67 @@
 """Dynamic batching: requests of many callers share the scorer's thread, a batch at a time.
 
-Contract: every pair of a request is scored once and its answer comes in order. A batch takes a slice of each waiting
-request in turn, so a small request does not wait for a big one to end. At most `max_waiting` pairs wait; more are
-refused at once. Requests whose callers went away are dropped.
+Contract: every pair of a request is scored once and its outcome comes in order. A batch takes a slice of each waiting
+request in turn, so a small request does not wait for a big one to end. A pair that the scorer fails on, or scores with
+a value that is not finite, has an error as its outcome; the other pairs of its batch have their scores. What waits is
+bounded in pairs and in characters; more is refused at once. Work of callers that went away is dropped, and takes no
+room. A scorer that fails on everything, as with a GPU that is lost, is not asked again: that is no fault of the pairs.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
+import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
+from reward_server.metrics import Metrics
 from reward_server.scorer import Pair, Scorer
+
+_LOG = logging.getLogger(__name__)
 
 
 class QueueFullError(Exception):
-    """More pairs wait than the queue may hold."""
+    """More waits than the queue may hold."""
 
 
 class StoppingError(Exception):
     """The batcher was closed before the request was scored."""
 
 
-class BadScoreError(Exception):
-    """A backend gave a value that is not finite."""
+class BrokenError(Exception):
+    """The scorer fails on everything."""
+
+
+@dataclass(frozen=True)
+class Failed:
+    """Why a pair has no scores; says nothing of what is in it."""
+
+    reason: str
+
+
+Outcome = dict[str, float] | Failed
 
 
 @dataclass(eq=False)
 class _Job:
     pairs: Sequence[Pair]
-    done: asyncio.Future[list[dict[str, float]]]
+    done: asyncio.Future[list[Outcome]]
+    arrived: float = field(default_factory=time.monotonic)
     taken: int = 0
-    scores: list[dict[str, float]] = field(default_factory=list)
+    outcomes: list[Outcome] = field(default_factory=list)
+
+    def take(self, most: int) -> Sequence[Pair]:
+        part = self.pairs[self.taken : self.taken + most]
+        self.taken += len(part)
+        return part
+
+    @property
+    def left(self) -> Sequence[Pair]:
+        return self.pairs[self.taken :]
 
 
 class Batcher:
@@ -43,19 +70,24 @@ class Batcher:
     def __init__(
         self,
         scorer: Scorer,
+        metrics: Metrics,
         *,
         window_s: float = 0.002,
         max_batch: int = 64,
         max_slice: int = 16,
         max_waiting: int = 8192,
+        max_waiting_characters: int = 64 * 2**20,
+        on_broken: Callable[[], object] = lambda: None,
     ) -> None:
-        self._scorer = scorer
+        """`on_broken` is called once, in the event loop, when the scorer turns out to fail on everything."""
+        self._scorer, self._metrics, self._on_broken = scorer, metrics, on_broken
         self._window_s = window_s
-        self._max_batch, self._max_slice, self._max_waiting = max_batch, max_slice, max_waiting
+        self._max_batch, self._max_slice = max_batch, max_slice
+        self._max_waiting, self._max_characters = max_waiting, max_waiting_characters
         self._jobs: deque[_Job] = deque()
         self._in_hand: list[_Job] = []
-        self._closed = False
-        self._waiting = 0
+        self._closed: StoppingError | BrokenError | None = None
+        self._waiting, self._characters = 0, 0
         self._arrived = asyncio.Event()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="scorer")
         self._loop_task: asyncio.Task[None] | None = None
@@ -66,28 +98,36 @@ class Batcher:
 
     async def close(self) -> None:
         """Ends all that still waits with StoppingError and lets the scorer finish its batch."""
-        self._closed = True
+        self._closed = self._closed or StoppingError("the server is stopping")
         if self._loop_task is not None:
             self._loop_task.cancel()
             await asyncio.gather(self._loop_task, return_exceptions=True)
-        for job in (*self._jobs, *self._in_hand):
-            if not job.done.done():
-                job.done.set_exception(StoppingError("the server is stopping"))
+        self._end_all(self._closed)
         await asyncio.to_thread(self._thread.shutdown)
 
-    async def score(self, pairs: Sequence[Pair]) -> list[dict[str, float]]:
-        """The scores of all pairs, in order. Raises QueueFullError, StoppingError, or what the scorer raised."""
+    async def score(self, pairs: Sequence[Pair]) -> list[Outcome]:
+        """The outcome of all pairs, in order. Raises QueueFullError, StoppingError or BrokenError."""
         if self._closed:
-            raise StoppingError("the server is stopping")
+            raise self._closed
         if not pairs:
             return []
-        if self._waiting + len(pairs) > self._max_waiting:
-            raise QueueFullError(f"{self._waiting} pairs wait and the queue holds {self._max_waiting}")
+        characters = _characters(pairs)
+        # A request may be larger than the whole queue; alone it is taken.
+        if self._waiting and (
+            self._waiting + len(pairs) > self._max_waiting or self._characters + characters > self._max_characters
+        ):
+            raise QueueFullError(f"{self._waiting} pairs wait; try again later, or ask another server")
         job = _Job(pairs, asyncio.get_running_loop().create_future())
         self._jobs.append(job)
-        self._waiting += len(pairs)
+        self._count(len(pairs), characters)
         self._arrived.set()
-        return await job.done
+        try:
+            return await job.done
+        except asyncio.CancelledError:  # the caller went away
+            if job in self._jobs:  # else no part of it waits
+                self._jobs.remove(job)
+                self._drop(job)
+            raise
 
     async def _run(self) -> None:
         while True:
@@ -97,8 +137,16 @@ class Batcher:
             batch = self._next_batch()
             if not self._jobs:
                 self._arrived.clear()
-            if batch:
+            if not batch:
+                continue
+            try:
                 await self._score_batch(batch)
+            except BrokenError as error:
+                _LOG.error("%s", error)
+                self._closed = error
+                self._end_all(error)
+                self._on_broken()
+                return
 
     def _next_batch(self) -> list[tuple[_Job, Sequence[Pair]]]:
         """Slices of the waiting jobs in turn, up to `max_batch` pairs; a job with more left queues up again."""
@@ -106,40 +154,78 @@ class Batcher:
         room = self._max_batch
         while self._jobs and room:
             job = self._jobs.popleft()
-            left = len(job.pairs) - job.taken
-            if job.done.done():
-                self._waiting -= left
+            if job.done.done():  # its caller went away in this moment
+                self._drop(job)
                 continue
-            size = min(left, room, self._max_slice)
-            batch.append((job, job.pairs[job.taken : job.taken + size]))
-            job.taken += size
-            room -= size
-            self._waiting -= size
-            if size < left:
+            if not job.taken:
+                self._metrics.queue_seconds.observe(time.monotonic() - job.arrived)
+            part = job.take(min(room, self._max_slice))
+            batch.append((job, part))
+            room -= len(part)
+            self._count(-len(part), -_characters(part))
+            if job.left:
                 self._jobs.append(job)
         return batch
 
     async def _score_batch(self, batch: Sequence[tuple[_Job, Sequence[Pair]]]) -> None:
         self._in_hand = [job for job, _ in batch]
         pairs = [pair for _, part in batch for pair in part]
-        try:
-            scores = await asyncio.get_running_loop().run_in_executor(self._thread, self._score, pairs)
-        except Exception as error:
-            # The callers of this batch get the error; the server lives on for the others.
-            for job, _ in batch:
-                if not job.done.done():
-                    job.done.set_exception(error)
-            return
-        answers = iter(scores)
+        outcomes = iter(await asyncio.get_running_loop().run_in_executor(self._thread, self._score, pairs))
         for job, part in batch:
-            job.scores += [next(answers) for _ in part]
-            if len(job.scores) == len(job.pairs) and not job.done.done():
-                job.done.set_result(job.scores)
+            job.outcomes += [next(outcomes) for _ in part]
+            if len(job.outcomes) == len(job.pairs) and not job.done.done():
+                job.done.set_result(job.outcomes)
 
-    def _score(self, pairs: Sequence[Pair]) -> list[dict[str, float]]:
-        scores = self._scorer.score(pairs)
-        for components in scores:
-            for name, value in components.items():
-                if not math.isfinite(value):
-                    raise BadScoreError(f"the component {name} of a pair is {value}")
-        return scores
+    def _score(self, pairs: Sequence[Pair]) -> list[Outcome]:
+        """Runs in the scorer's thread. Raises BrokenError."""
+        outcomes = self._outcomes(pairs)
+        if all(isinstance(outcome, Failed) for outcome in outcomes):
+            # Is it they or the scorer? The time makes a report that no cache holds.
+            report = f"No pneumothorax. {time.time_ns()}"
+            try:
+                self._scorer.score([(report, report)])
+            except Exception as error:
+                raise BrokenError(f"the backend fails on every pair: {type(error).__name__}") from error
+        return outcomes
+
+    def _outcomes(self, pairs: Sequence[Pair]) -> list[Outcome]:
+        started = time.monotonic()
+        try:
+            found = [_finite(score) for score in self._scorer.score(pairs)]
+            if len(found) != len(pairs):
+                raise ValueError(f"{len(found)} scores for {len(pairs)} pairs")
+        except Exception as error:  # the server lives on for the others, whatever a backend raises on one pair
+            # The message may quote a report: only its kind is told.
+            _LOG.debug("the scorer failed", exc_info=error)
+            if len(pairs) == 1:
+                return [Failed(f"the backend failed on this pair: {type(error).__name__}")]
+            half = len(pairs) // 2
+            return self._outcomes(pairs[:half]) + self._outcomes(pairs[half:])
+        self._metrics.batch_pairs.observe(len(pairs))
+        self._metrics.score_seconds.observe(time.monotonic() - started)
+        return found
+
+    def _drop(self, job: _Job) -> None:
+        self._metrics.dropped.inc(len(job.left))
+        self._count(-len(job.left), -_characters(job.left))
+
+    def _end_all(self, error: Exception) -> None:
+        for job in (*self._jobs, *self._in_hand):
+            if not job.done.done():
+                job.done.set_exception(error)
+
+    def _count(self, pairs: int, characters: int) -> None:
+        self._waiting += pairs
+        self._characters += characters
+        self._metrics.waiting.set(self._waiting)
+
+
+def _finite(score: dict[str, float]) -> Outcome:
+    for name, value in score.items():
+        if not math.isfinite(value):
+            return Failed(f"the component {name} of this pair is {value}")
+    return score
+
+
+def _characters(pairs: Sequence[Pair]) -> int:
+    return sum(len(reference) + len(hypothesis) for reference, hypothesis in pairs)

@@ -1,6 +1,7 @@
-"""The command line of the reward server: serve, score a file of pairs, describe.
+"""The command line: serve, score files, describe, manage weights, scale workers, show the gallery of reward hacks.
 
-Contract: exit status 0, or 2 with one line on stderr that names the file, line, field or flag and the way out.
+Contract: exit status 0; 1 if some pairs have no score; 2, with one line on stderr that names the file, line, field or
+flag and the way out, for an error of the user or a server that can't be reached. A command loads only what it needs.
 """
 
 from __future__ import annotations
@@ -11,130 +12,292 @@ import dataclasses
 import json
 import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from itertools import islice
-from typing import IO, Any, Protocol
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from typing import TYPE_CHECKING
 
-from reward_server.backends import BACKENDS, create_scorer
+from reward_server.backends import BACKENDS
 from reward_server.errors import RewardError, RewardSetupError
-from reward_server.scorer import Description, Pair, ScorerOptions
+from reward_server.scorer import ScorerOptions
 
-Line = tuple[dict[str, Any], Pair]  # all fields of an input line, and its pair
-_BATCH = 256
+if TYPE_CHECKING:
+    from reward_server.scoring import Source
+    from reward_server.security import ClientSecurity
+    from reward_server.tables import Rows
+
+_IN_FLIGHT = 8  # batches on their way to servers at a time
 
 
-class _Source(Protocol):
-    """An in-process scorer or a client."""
-
-    def score(self, pairs: Sequence[Pair]) -> list[dict[str, float]]: ...
+@dataclasses.dataclass(frozen=True)
+class _Command:
+    help: str
+    add_arguments: Callable[[argparse.ArgumentParser], None]
+    run: Callable[[argparse.Namespace], int]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command; returns the exit status."""
-    args = _parser().parse_args(arguments)
-    # Before torch is loaded: it reads them once.
-    os.environ["OMP_NUM_THREADS"] = str(args.threads)
-    os.environ.setdefault("GOMP_SPINCOUNT", "0")
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    commands = _commands()
+    args = _parser(commands, given[0] if given else None).parse_args(given)
     try:
-        if args.command == "serve":
-            from reward_server.server import serve
-
-            asyncio.run(serve(args.backend, args.host, args.port))
-        elif args.command == "describe":
-            print(json.dumps(dataclasses.asdict(_describe(args)), indent=2))
-        else:
-            print(f"scored {_score(args)} pairs", file=sys.stderr)
+        return commands[args.command].run(args)
     except (RewardError, RewardSetupError) as error:
         print(f"reward_server {args.command}: {error}", file=sys.stderr)
         return 2
-    return 0
+    except BrokenPipeError:
+        # Whoever read our output has left. Python would complain once more when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 2
+    except OSError as error:
+        print(f"reward_server {args.command}: {error.filename or 'output'}: {error.strerror}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
 
 
-def read_pairs(lines: Iterable[str], name: str) -> Iterator[Line]:
-    """Parses JSON lines with the strings `reference` and `hypothesis`; RewardSetupError names the file and line."""
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            fields = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise RewardSetupError(f"{name}, line {number}: not JSON ({error.msg} at column {error.colno})") from error
-        if not isinstance(fields, dict):
-            raise RewardSetupError(f"{name}, line {number}: must be an object with `reference` and `hypothesis`")
-        for field in ("reference", "hypothesis"):
-            if not isinstance(fields.get(field), str):
-                raise RewardSetupError(f"{name}, line {number}: the field `{field}` must be a string")
-        yield fields, (fields["reference"], fields["hypothesis"])
+def _commands() -> dict[str, _Command]:
+    return {
+        "serve": _Command("serve over gRPC until interrupted", _serve_arguments, _serve),
+        "score": _Command("score a file of pairs", _score_arguments, _score),
+        "describe": _Command("print what is computed and with which models", _source_arguments, _describe),
+        "gallery": _Command("score a fixed gallery of reward hacks", _gallery_arguments, _gallery),
+        "weights": _Command("fetch or check the weights of `published`", _weights_arguments, _weights),
+        "scale": _Command("set the number of reward workers of a Ray cluster", _scale_arguments, _scale),
+    }
 
 
-def write_scores(lines: Iterable[Line], source: _Source, target: IO[str]) -> int:
-    """Scores in batches and writes a JSON line for each: the other fields of the input, and `components`."""
-    lines = iter(lines)
-    count = 0
-    while batch := list(islice(lines, _BATCH)):
-        scores = source.score([pair for _, pair in batch])
-        for (fields, _), components in zip(batch, scores, strict=True):
-            kept = {name: value for name, value in fields.items() if name not in ("reference", "hypothesis")}
-            target.write(json.dumps({**kept, "components": components}) + "\n")
-        target.flush()
-        count += len(batch)
-    return count
+def _parser(commands: dict[str, _Command], chosen: str | None) -> argparse.ArgumentParser:
+    """The arguments of the chosen command only: those of others would be imported for nothing."""
+    parser = argparse.ArgumentParser(prog="python -m reward_server", description="Scores generated radiology reports.")
+    subparsers = parser.add_subparsers(dest="command", required=True, metavar="command")
+    for name, command in commands.items():
+        subparser = subparsers.add_parser(name, help=command.help, description=command.help)
+        if name == chosen:
+            command.add_arguments(subparser)
+    return parser
+
+
+# --- arguments that commands share ------------------------------------------------------------------------------------
+
+
+def _backend_arguments(parser: argparse.ArgumentParser, *, required: bool) -> None:
+    parser.add_argument("--backend", choices=BACKENDS, required=required, help="what scores, in this process")
+    parser.add_argument("--weights", metavar="DIR", help="folder of the weights (see the command `weights`)")
+    parser.add_argument(
+        "--radgraph", default="radgraph", metavar="NAME", help="RadGraph archive in DIR (default: %(default)s)"
+    )
+    parser.add_argument("--device", default="cpu", help="torch device, as cuda:0 (default: %(default)s)")
+    parser.add_argument(
+        "--dtype",
+        choices=("float32", "bfloat16", "float16"),
+        default="float32",
+        help="of the encoders; others than float32 drift a little and need a GPU (default: %(default)s)",
+    )
+    parser.add_argument("--idf", metavar="FILE", help="corpus of BERTScore's idf, a report a line (default: no idf)")
+    parser.add_argument("--threads", type=_positive, metavar="N", help="torch threads (default: all cores)")
+
+
+def _source_arguments(parser: argparse.ArgumentParser) -> None:
+    _backend_arguments(parser, required=False)
+    parser.add_argument("--address", metavar="HOST:PORT[,...]", help="ask these servers instead of a backend here")
+    parser.add_argument("--wait", type=float, default=10.0, metavar="S", help="seconds for a server to be ready (10)")
+    parser.add_argument("--timeout", type=float, default=600.0, metavar="S", help="seconds for a request (600)")
+    parser.add_argument("--tls-ca", metavar="FILE", help="certificates that vouch for the servers (PEM)")
+    parser.add_argument("--tls-cert", metavar="FILE", help="certificate of this client, for mutual TLS (PEM)")
+    parser.add_argument("--tls-key", metavar="FILE", help="key of this client's certificate (PEM)")
+    parser.add_argument("--tls-server-name", metavar="NAME", help="name in the servers' certificates (default: host)")
+    parser.add_argument("--token-file", metavar="FILE", help="file with the bearer token that the servers ask for")
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError("must be at least 1")
+    return value
+
+
+def _scorer_options(args: argparse.Namespace) -> ScorerOptions:
+    """Also sets the threads, which torch reads once, when it is loaded."""
+    os.environ["OMP_NUM_THREADS"] = str(args.threads or len(os.sched_getaffinity(0)))
+    os.environ.setdefault("GOMP_SPINCOUNT", "0")
+    return ScorerOptions(args.backend, args.weights, args.radgraph, args.device, args.dtype, args.idf)
+
+
+@contextmanager
+def _opened_source(args: argparse.Namespace) -> Iterator[Source]:
+    """What scores: servers or a backend in this process."""
+    if (args.address is None) == (args.backend is None):
+        raise RewardSetupError("choose what scores: either --backend (in this process) or --address (servers)")
+    if args.address:
+        from reward_server.client import RewardClient
+
+        with RewardClient(args.address.split(","), args.timeout, _client_security(args)) as client:
+            client.wait_until_serving(args.wait)
+            yield client
+    else:
+        from reward_server.backends import create_scorer
+        from reward_server.scoring import LocalSource
+
+        yield LocalSource(create_scorer(_scorer_options(args)))
+
+
+def _client_security(args: argparse.Namespace) -> ClientSecurity:
+    from reward_server.security import ClientSecurity
+
+    return ClientSecurity.from_files(
+        ca=args.tls_ca,
+        certificate=args.tls_cert,
+        key=args.tls_key,
+        token=args.token_file,
+        server_name=args.tls_server_name,
+    )
+
+
+# --- score ------------------------------------------------------------------------------------------------------------
+
+
+def _score_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = (
+        "Output rows: the fields of the input without the reports, then every component and `reward`, or `error`. "
+        "The reward is -composite (RadCliQ-v1 for `published`), unless --clip or --weight say otherwise."
+    )
+    parser.add_argument("--input", metavar="FILE", help="pairs: JSON lines, .csv or .tsv with a header; - for stdin")
+    parser.add_argument("--references", metavar="FILE", help="instead of --input: text, a report on each line")
+    parser.add_argument("--hypotheses", metavar="FILE", help="the generated reports, on the same lines")
+    parser.add_argument("--output", required=True, metavar="FILE", help="JSON lines, or CSV if it ends in .csv; -")
+    parser.add_argument("--overwrite", action="store_true", help="replace an output that exists")
+    for name in ("reference", "hypothesis", "id"):
+        parser.add_argument(
+            f"--{name}-column", default=name, metavar="NAME", help="column or field of the input (default: %(default)s)"
+        )
+    parser.add_argument("--clip", type=float, metavar="X", help="cut the composite at X from above, as 3")
+    parser.add_argument(
+        "--weight",
+        type=_weight,
+        action="append",
+        default=[],
+        metavar="COMPONENT=W",
+        help="another reward: the sum of W times component; may be repeated",
+    )
+    _source_arguments(parser)
+
+
+def _weight(text: str) -> tuple[str, float]:
+    name, _, value = text.partition("=")
+    try:
+        return name, float(value)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not COMPONENT=NUMBER") from error
 
 
 def _score(args: argparse.Namespace) -> int:
-    with _opened(args.input, "r") as source, _scorer(args) as scorer, _opened(args.output, "w") as target:
-        try:
-            return write_scores(read_pairs(source, args.input), scorer, target)
-        except UnicodeDecodeError as error:
-            raise RewardSetupError(f"{args.input}: not UTF-8 text") from error
+    from reward_server import tables
+    from reward_server.progress import progress
+    from reward_server.scoring import Summary, plain_reward, score_rows
+
+    inputs = [path for path in (args.input, args.references, args.hypotheses) if path]
+    tables.check_output(args.output, overwrite=args.overwrite, inputs=inputs)
+    with _opened_rows(args) as rows, progress() as shown, _opened_source(args) as source:
+        about = source.describe()
+        cfg = plain_reward(about, clip=args.clip, weights=dict(args.weight))
+        with tables.open_scores(args.output, overwrite=args.overwrite) as target:
+            writer = tables.ScoreWriter(
+                target, (*about.components, "reward"), table=args.output.lower().endswith(".csv")
+            )
+            summary = Summary(about)
+            for batch in score_rows(rows, source, cfg, writer, in_flight=_IN_FLIGHT if args.address else 1):
+                summary.add(batch)
+                shown.show(rows, summary)
+    print(summary, file=sys.stderr)
+    return 1 if summary.failed else 0
 
 
-def _opened(path: str, mode: str) -> AbstractContextManager[IO[str]]:
-    if path == "-":
-        return nullcontext(sys.stdin if mode == "r" else sys.stdout)
-    try:
-        return open(path, mode, encoding="utf-8")
-    except OSError as error:
-        raise RewardSetupError(f"{path}: {error.strerror}") from error
+def _opened_rows(args: argparse.Namespace) -> AbstractContextManager[Rows]:
+    from reward_server import tables
+
+    texts = args.references, args.hypotheses
+    if args.input and not any(texts):
+        columns = tables.Columns(args.reference_column, args.hypothesis_column, args.id_column)
+        return tables.open_pairs(args.input, columns)
+    if all(texts) and not args.input:
+        return tables.open_texts(*texts)
+    raise RewardSetupError("choose the pairs: either --input, or both --references and --hypotheses")
 
 
-def _scorer(args: argparse.Namespace) -> AbstractContextManager[_Source]:
-    if args.address:
-        from reward_server.client import RewardClient
-
-        return RewardClient(args.address.split(","), timeout_s=args.timeout)
-    return nullcontext(create_scorer(ScorerOptions(args.backend)))
+# --- the other commands -----------------------------------------------------------------------------------------------
 
 
-def _describe(args: argparse.Namespace) -> Description:
-    if args.address:
-        from reward_server.client import RewardClient
+def _serve_arguments(parser: argparse.ArgumentParser) -> None:
+    _backend_arguments(parser, required=True)
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on; others than this machine need TLS")
+    parser.add_argument("--port", type=int, default=50051, help="0 picks a free one (default: %(default)s)")
+    parser.add_argument("--metrics-port", type=int, metavar="PORT", help="Prometheus metrics (default: none)")
+    parser.add_argument("--metrics-host", default="127.0.0.1", help="address of the metrics (default: %(default)s)")
+    parser.add_argument("--tls-cert", metavar="FILE", help="certificate of this server (PEM)")
+    parser.add_argument("--tls-key", metavar="FILE", help="key of the certificate (PEM)")
+    parser.add_argument("--tls-client-ca", metavar="FILE", help="mutual TLS: who vouches for clients (PEM)")
+    parser.add_argument("--token-file", metavar="FILE", help="file with the bearer token that clients must send")
+    parser.add_argument("--max-pairs", type=_positive, metavar="N", help="most pairs of a request")
+    parser.add_argument("--max-characters", type=_positive, metavar="N", help="longest report")
+    parser.add_argument("--max-queue", type=_positive, metavar="N", help="most pairs that wait")
+    parser.add_argument("--log-format", choices=("text", "json"), default="text", help="(default: %(default)s)")
 
-        with RewardClient(args.address.split(","), timeout_s=args.timeout) as client:
-            return client.describe()
-    return create_scorer(ScorerOptions(args.backend)).description
 
+def _serve(args: argparse.Namespace) -> int:
+    options = _scorer_options(args)
+    from reward_server.security import ServerSecurity
+    from reward_server.server import ServeOptions, serve
+    from reward_server.service import Limits
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m reward_server", description="Scores generated radiology reports.")
-    commands = parser.add_subparsers(dest="command", required=True)
-    common = argparse.ArgumentParser(add_help=False)
-    common.add_argument("--backend", choices=BACKENDS, default="embedded", help="what scores (default: %(default)s)")
-    common.add_argument("--threads", type=int, default=1, help="torch threads of the scorer (default: %(default)s)")
-    asks = argparse.ArgumentParser(add_help=False)
-    asks.add_argument("--address", help="host:port[,host:port...] of running servers; without it this process scores")
-    asks.add_argument(
-        "--timeout", type=float, default=60.0, help="deadline of a request in seconds (default: %(default)s)"
+    given = {"pairs": args.max_pairs, "characters": args.max_characters, "waiting_pairs": args.max_queue}
+    security = ServerSecurity.from_files(
+        certificate=args.tls_cert, key=args.tls_key, client_ca=args.tls_client_ca, token=args.token_file
     )
+    limits = Limits(**{name: value for name, value in given.items() if value is not None})
+    monitoring = {"metrics_port": args.metrics_port, "metrics_host": args.metrics_host, "log_format": args.log_format}
+    asyncio.run(serve(ServeOptions(options, args.host, args.port, limits, security, **monitoring)))
+    return 0
 
-    serve = commands.add_parser("serve", parents=[common], help="serve over gRPC until interrupted")
-    serve.add_argument(
-        "--host", default="127.0.0.1", help="address to listen on (default: %(default)s, this machine only)"
-    )
-    serve.add_argument("--port", type=int, default=50051, help="0 picks a free one (default: %(default)s)")
-    score = commands.add_parser("score", parents=[common, asks], help="score a file of pairs")
-    score.add_argument("--input", required=True, help="JSON lines with `reference` and `hypothesis`; - for stdin")
-    score.add_argument("--output", required=True, help="JSON lines with `components`; - for stdout")
-    commands.add_parser("describe", parents=[common, asks], help="print what is computed and with which models")
-    return parser
+
+def _describe(args: argparse.Namespace) -> int:
+    with _opened_source(args) as source:
+        print(json.dumps(dataclasses.asdict(source.describe()), indent=2))
+    return 0
+
+
+def _gallery_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--clip", type=float, metavar="X", help="cut the composite at X from above, as 3")
+    _source_arguments(parser)
+
+
+def _gallery(args: argparse.Namespace) -> int:
+    from reward_server.gallery import markdown, score_gallery
+
+    with _opened_source(args) as source:
+        print(markdown(source.describe(), score_gallery(source, clip=args.clip)))
+    return 0
+
+
+def _weights_arguments(parser: argparse.ArgumentParser) -> None:
+    from reward_server.radcliq.weights_cli import add_weights_parser
+
+    add_weights_parser(parser)
+
+
+def _weights(args: argparse.Namespace) -> int:
+    from reward_server.radcliq.weights_cli import weights_main
+
+    return weights_main(args)
+
+
+def _scale_arguments(parser: argparse.ArgumentParser) -> None:
+    from reward_server.scale_cli import add_scale_parser
+
+    add_scale_parser(parser)
+
+
+def _scale(args: argparse.Namespace) -> int:
+    from reward_server.scale_cli import scale_main
+
+    return scale_main(args)

@@ -1,39 +1,33 @@
-"""The client of the reward server.
+"""The client of the reward server, for threads. For asyncio: `reward_server.aio_client`.
 
-Contract: thread-safe. Every call ends within its deadline with all scores or with a RewardError that says which
-servers it asked, what for, and why it failed; a failure is never a score. Servers that are away, full or stopping are
-tried again by gRPC itself; several addresses take turns (round robin).
+Contract: thread-safe. Every call ends within its deadline: with an answer for every pair, in order, or with a
+RewardError that says which servers it asked, what for, and why it failed; a failure is never a score. Servers that are
+away, full or stopping are asked again, or others in their place, until the deadline. Several addresses take turns.
 """
 
 from __future__ import annotations
 
-import json
-import math
-import socket
+import itertools
 import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
-from itertools import chain
+from functools import partial
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 import grpc
-from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2
 
-from protos import reward_pb2, reward_pb2_grpc
-from reward_server.errors import RewardError
-from reward_server.scorer import Description, ModelFile, Pair
+from protos import reward_pb2
+from reward_server import calls
+from reward_server.calls import SERVICE, Answer, Checks, Endpoint, Score, Step
+from reward_server.errors import PairError, RewardError
+from reward_server.links import Link, Links, Timer
+from reward_server.scorer import Description, Pair
 
-SERVICE = reward_pb2.DESCRIPTOR.services_by_name["RewardService"].full_name
-_PAIRS_PER_REQUEST = 64
-_MAX_BYTES = 64 * 2**20
-
-
-@dataclass(frozen=True)
-class _Part:
-    call: grpc.CallFuture[reward_pb2.ScoreResponse]
-    pairs: int
+if TYPE_CHECKING:
+    from reward_server.security import ClientSecurity
 
 
 class RewardClient:
@@ -42,73 +36,92 @@ class RewardClient:
     `addresses`: "host:port" each. `timeout_s`: deadline of a call, retries included. A context manager.
     """
 
-    def __init__(self, addresses: Sequence[str], timeout_s: float = 60.0) -> None:
-        if isinstance(addresses, str) or not addresses:
-            raise RewardError(f"the client needs a list of addresses host:port, not {addresses!r}")
+    def __init__(
+        self, addresses: Sequence[str], timeout_s: float = 60.0, security: ClientSecurity | None = None
+    ) -> None:
         self._timeout_s = timeout_s
-        self._where = ", ".join(addresses)
-        options = [
-            ("grpc.service_config", json.dumps(_service_config())),
-            ("grpc.max_receive_message_length", _MAX_BYTES),
-            ("grpc.max_send_message_length", _MAX_BYTES),
-            ("grpc.per_rpc_retry_buffer_size", _MAX_BYTES),  # larger requests would not be tried again
-            ("grpc.enable_http_proxy", 0),
-        ]
-        self._channel = grpc.insecure_channel(_target(addresses), options=options)
-        self._stub = reward_pb2_grpc.RewardServiceStub(self._channel)  # type: ignore[no-untyped-call]
+        self._security = security
+        self._checks = Checks()
+        self._timer = Timer()
+        self._links = Links(Endpoint(addresses, self._security), self._timer)
 
-    def score(self, pairs: Sequence[Pair]) -> list[dict[str, float]]:
+    def score(self, pairs: Sequence[Pair]) -> list[Score]:
         """The components of every (reference, hypothesis), in order; RewardError if any is missing at the deadline."""
         return self.submit(pairs).result()
 
-    def submit(self, pairs: Sequence[Pair]) -> Future[list[dict[str, float]]]:
+    def score_each(self, pairs: Sequence[Pair]) -> list[Answer]:
+        """Like `score`, with a PairError in the place of every pair that can't be scored."""
+        return self.submit_each(pairs).result()
+
+    def submit(self, pairs: Sequence[Pair]) -> Future[list[Score]]:
         """`score` without waiting: the future gives the scores or raises RewardError; it can't be cancelled."""
-        result: Future[list[dict[str, float]]] = Future()
-        result.set_running_or_notify_cancel()
-        parts = [
-            self._send(pairs[start : start + _PAIRS_PER_REQUEST]) for start in range(0, len(pairs), _PAIRS_PER_REQUEST)
-        ]
-        if not parts:
-            result.set_result([])
-            return result
-        _Gather(parts, result, f"the scores of {len(pairs)} pairs from {self._where} (deadline {self._timeout_s:g} s)")
-        return result
+        scores: Future[list[Score]] = Future()
+        scores.set_running_or_notify_cancel()
+
+        def finish(answers: Future[list[Answer]]) -> None:
+            try:
+                scores.set_result(calls.scores_of(answers.result()))
+            except RewardError as error:
+                scores.set_exception(error)
+
+        self.submit_each(pairs).add_done_callback(finish)
+        return scores
+
+    def submit_each(self, pairs: Sequence[Pair]) -> Future[list[Answer]]:
+        """`score_each` without waiting."""
+        job = _Job(self._links, self._timer, self._checks, pairs, self._timeout_s)
+        job.start()
+        return job.answers
 
     def describe(self) -> Description:
-        """What the server computes."""
-        try:
-            about = self._stub.Describe(reward_pb2.DescribeRequest(), timeout=self._timeout_s)
-        except grpc.RpcError as error:
-            raise _error(f"the description of {self._where} (deadline {self._timeout_s:g} s)", error) from error
-        return Description(
-            backend=about.backend,
-            definition=about.definition,
-            formula=about.formula,
-            components=tuple(about.components),
-            models=tuple(ModelFile(model.name, model.sha256) for model in about.models),
-            versions=dict(about.versions),
-        )
+        """What the servers compute; tried again like `score`."""
+        deadline = time.monotonic() + self._timeout_s
+        for attempt in itertools.count():
+            with self._links.held() as link:
+                waited_for = f"the description of {link.endpoint.where} (deadline {self._timeout_s:g} s)"
+                try:
+                    about = link.stub.Describe(
+                        reward_pb2.DescribeRequest(),
+                        timeout=max(0.0, deadline - time.monotonic()),
+                        metadata=link.endpoint.metadata,
+                    )
+                    return self._checks.description(about)
+                except grpc.RpcError as error:
+                    pause = calls.backoff_s(attempt)
+                    again = calls.next_step(error.code(), error.details() or "", 1) is Step.AGAIN
+                    if not again or time.monotonic() + pause > deadline:
+                        raise calls.failure(waited_for, error.code(), error.details()) from error
+            time.sleep(pause)
+        raise AssertionError("the loop above ends by itself")
 
     def wait_until_serving(self, timeout_s: float) -> None:
         """Returns when a server reports that it serves; RewardError after `timeout_s` seconds."""
-        stub = health_pb2_grpc.HealthStub(self._channel)
         deadline = time.monotonic() + timeout_s
         status = "no answer"
         while (left := deadline - time.monotonic()) > 0:
-            try:
-                answer = stub.Check(health_pb2.HealthCheckRequest(service=SERVICE), timeout=left, wait_for_ready=True)
-            except grpc.RpcError as error:
-                status = error.code().name
-            else:
-                status = health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status)
-                if answer.status == health_pb2.HealthCheckResponse.SERVING:
-                    return
+            with self._links.held() as link:
+                try:
+                    answer = link.health.Check(
+                        health_pb2.HealthCheckRequest(service=SERVICE), timeout=left, metadata=link.endpoint.metadata
+                    )
+                except grpc.RpcError as error:
+                    status = f"{error.code().name}: {error.details()}"
+                else:
+                    status = health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status)
+                    if answer.status == health_pb2.HealthCheckResponse.SERVING:
+                        return
             time.sleep(min(0.1, max(0.0, deadline - time.monotonic())))
-        raise RewardError(f"waited {timeout_s:g} s for {self._where} to serve: {status}")
+        raise RewardError(f"waited {timeout_s:g} s for {self._links.where} to serve: {status}")
+
+    def update_addresses(self, addresses: Sequence[str]) -> None:
+        """Ask these servers from now on. Calls in flight end where they are; one that fails there, or lasts longer than
+        half the deadline, is repeated here."""
+        self._links.replace(Endpoint(addresses, self._security), self._timeout_s / 2)
 
     def close(self) -> None:
-        """Ends the connections; calls in flight fail."""
-        self._channel.close()
+        """Ends the connections; calls in flight fail with RewardError."""
+        self._links.close()
+        self._timer.close()
 
     def __enter__(self) -> RewardClient:
         return self
@@ -118,74 +131,103 @@ class RewardClient:
     ) -> None:
         self.close()
 
-    def _send(self, pairs: Sequence[Pair]) -> _Part:
-        request = reward_pb2.ScoreRequest(pairs=[reward_pb2.Pair(reference=a, hypothesis=b) for a, b in pairs])
-        return _Part(self._stub.Score.future(request, timeout=self._timeout_s), len(pairs))
 
+class _Job:
+    """The pairs of one caller on their way. `answers` is done once, in a thread of gRPC or of the timer."""
 
-class _Gather:
-    """Fills `result` when all calls have ended: with the scores, or with the first failure."""
-
-    def __init__(self, parts: Sequence[_Part], result: Future[list[dict[str, float]]], waited_for: str) -> None:
-        self._parts, self._result, self._waited_for = parts, result, waited_for
+    def __init__(self, links: Links, timer: Timer, checks: Checks, pairs: Sequence[Pair], timeout_s: float) -> None:
+        self.answers: Future[list[Answer]] = Future()
+        self.answers.set_running_or_notify_cancel()
+        self._links, self._timer, self._checks = links, timer, checks
+        self._pairs, self._timeout_s = list(pairs), timeout_s
+        self._deadline = time.monotonic() + timeout_s
+        self._found: list[Answer | None] = [None] * len(pairs)
         self._lock = threading.Lock()
-        self._left = len(parts)
+        self._parts_left = 0
+        self._ended = False
+        self._calls: set[grpc.Future[reward_pb2.ScoreResponse]] = set()
+
+    def start(self) -> None:
+        """Sends all requests, without waiting for answers."""
+        parts = list(calls.split(self._pairs, self._found))
+        self._parts_left = len(parts)
         for part in parts:
-            part.call.add_done_callback(self._done)
+            self._send(part, 0)
+        if not parts:
+            self._end([answer for answer in self._found if answer is not None])
 
-    def _done(self, _: grpc.Future[reward_pb2.ScoreResponse]) -> None:
+    def _send(self, part: Sequence[int], attempt: int) -> None:
+        if self._ended:
+            return
+        link = self._links.acquire()
+        if link is None:
+            return self._end(RewardError(f"waited for {self._waited_for}: the client was closed"))
+        try:
+            call = link.stub.Score.future(
+                calls.request(self._pairs, part),
+                timeout=max(0.0, self._deadline - time.monotonic()),
+                metadata=link.endpoint.metadata,
+            )
+        except ValueError:  # what gRPC raises if the channel was closed in this moment
+            self._links.release(link)
+            return self._end(RewardError(f"waited for {self._waited_for}: the client was closed"))
         with self._lock:
-            self._left -= 1
-            if self._left:
+            self._calls.add(call)
+        call.add_done_callback(partial(self._done, link, part, attempt))
+
+    def _done(
+        self, link: Link, part: Sequence[int], attempt: int, call: grpc.CallFuture[reward_pb2.ScoreResponse]
+    ) -> None:
+        self._links.release(link)
+        with self._lock:
+            self._calls.discard(call)
+            if self._ended:
                 return
+        if call.code() is not grpc.StatusCode.OK:
+            return self._failed(part, attempt, call.code(), call.details() or "")
         try:
-            self._result.set_result(list(chain.from_iterable(map(_scores, self._parts))))
-        except grpc.RpcError as error:
-            self._result.set_exception(_error(self._waited_for, error))
-        except grpc.FutureCancelledError:
-            self._result.set_exception(RewardError(f"waited for {self._waited_for}: the client was closed"))
+            answers = self._checks.answers(call.result(), len(part))
         except RewardError as error:
-            self._result.set_exception(RewardError(f"waited for {self._waited_for}: {error}"))
+            return self._end(RewardError(f"waited for {self._waited_for}: {error}"))
+        self._fill(part, answers)
 
+    def _failed(self, part: Sequence[int], attempt: int, code: grpc.StatusCode, details: str) -> None:
+        step = calls.next_step(code, details, len(part))
+        if step is Step.PAIR_ERROR:
+            self._fill(part, [PairError(details)])
+        elif step is Step.HALVE:
+            with self._lock:
+                self._parts_left += 1
+            half = len(part) // 2
+            self._send(part[:half], 0)
+            self._send(part[half:], 0)
+        elif step is Step.AGAIN and time.monotonic() + (pause := calls.backoff_s(attempt)) < self._deadline:
+            self._timer.after(pause, partial(self._send, part, attempt + 1))
+        else:
+            self._end(calls.failure(self._waited_for, code, details))
 
-def _scores(part: _Part) -> list[dict[str, float]]:
-    scores = [dict(score.components) for score in part.call.result().scores]
-    if len(scores) != part.pairs:
-        raise RewardError(f"{len(scores)} scores came back for {part.pairs} pairs")
-    if not all(math.isfinite(value) for score in scores for value in score.values()):
-        raise RewardError("a score is not finite")
-    return scores
+    def _fill(self, part: Sequence[int], answers: Sequence[Answer]) -> None:
+        with self._lock:
+            for i, answer in zip(part, answers, strict=True):
+                self._found[i] = answer
+            self._parts_left -= 1
+            if self._parts_left:
+                return
+        self._end([answer for answer in self._found if answer is not None])
 
+    def _end(self, outcome: list[Answer] | RewardError) -> None:
+        with self._lock:
+            if self._ended:
+                return
+            self._ended = True
+            left = list(self._calls)
+        for call in left:
+            call.cancel()
+        if isinstance(outcome, RewardError):
+            self.answers.set_exception(outcome)
+        else:
+            self.answers.set_result(outcome)
 
-def _error(waited_for: str, error: grpc.RpcError) -> RewardError:
-    return RewardError(f"waited for {waited_for}: {error.code().name}: {error.details()}")
-
-
-def _service_config() -> dict[str, object]:
-    retry = {
-        "maxAttempts": 5,
-        "initialBackoff": "0.1s",
-        "maxBackoff": "2s",
-        "backoffMultiplier": 2,
-        # CANCELLED: what a stopping server says of calls that it never took up. Scoring twice does no harm.
-        "retryableStatusCodes": ["UNAVAILABLE", "RESOURCE_EXHAUSTED", "CANCELLED"],
-    }
-    return {
-        "loadBalancingConfig": [{"round_robin": {}}],
-        "healthCheckConfig": {"serviceName": SERVICE},
-        "methodConfig": [{"name": [{"service": SERVICE}], "retryPolicy": retry}],
-    }
-
-
-def _target(addresses: Sequence[str]) -> str:
-    """gRPC's name of a fixed list of servers; host names are looked up once, now."""
-    found = []
-    for address in addresses:
-        host, _, port = address.rpartition(":")
-        if not host or not port.isdigit():
-            raise RewardError(f"{address!r} is not an address host:port")
-        try:
-            found.append(f"{socket.getaddrinfo(host, int(port), socket.AF_INET, socket.SOCK_STREAM)[0][4][0]}:{port}")
-        except socket.gaierror as error:
-            raise RewardError(f"the host of the reward server {address!r} is unknown: {error}") from error
-    return "ipv4:" + ",".join(found)
+    @property
+    def _waited_for(self) -> str:
+        return f"the scores of {len(self._pairs)} pairs from {self._links.where} (deadline {self._timeout_s:g} s)"

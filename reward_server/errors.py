@@ -7,3 +7,7 @@ class RewardError(RuntimeError):
 
 class RewardSetupError(ValueError):
     """A setting, a file or a package is wrong or missing; the message names it and the way out."""
+
+
+class PairError(RewardError):
+    """One pair could not be scored, as an entry of a list or raised; the message says why and quotes no report."""

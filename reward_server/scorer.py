@@ -53,3 +53,7 @@ class Scorer(Protocol):
     def score(self, pairs: Sequence[Pair]) -> list[dict[str, float]]:
         """All components of every pair, in order. A pair's values must not depend on the other pairs."""
         ...
+
+    def statistics(self) -> Mapping[str, float]:
+        """Counters since the start, for monitoring: cache hits, seconds of each model; may be empty."""
+        ...

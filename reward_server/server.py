@@ -1,9 +1,8 @@
-"""The gRPC server: `lmrrg.reward.v1.RewardService` with health checks and reflection.
+"""The gRPC server: `reward_server.service` with health checks, reflection, security and metrics.
 
-Contract: answers are complete or an error with its reason, never partial and never made up: INVALID_ARGUMENT names
-the field, RESOURCE_EXHAUSTED says that the queue is full (try again later), UNAVAILABLE that the server stops (ask
-another), INTERNAL gives the kind of a scorer's failure. Report text is never logged above DEBUG and never part of an
-error.
+Contract: health is SERVING only between a passed self-check and the stop, or until the backend fails on everything. A
+call without the token, where one is asked for, is UNAUTHENTICATED; health checks need none, for probes and the clients'
+own `round_robin` carry none. A stop ends the requests in hand first.
 """
 
 from __future__ import annotations
@@ -11,171 +10,160 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
 
-import grpc
 import grpc.aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from protos import reward_pb2, reward_pb2_grpc
-from reward_server.backends import create_scorer
-from reward_server.batching import Batcher, QueueFullError, StoppingError
-from reward_server.errors import RewardSetupError
-from reward_server.scorer import Pair, Scorer, ScorerOptions
+from reward_server.batching import Batcher
+from reward_server.errors import RewardError, RewardSetupError
+from reward_server.logs import configure, fields
+from reward_server.metrics import Metrics
+from reward_server.scorer import Scorer, ScorerOptions
+from reward_server.security import ServerSecurity, TokenCheck
+from reward_server.selfcheck import load_scorer
+from reward_server.service import Limits, Ready, RewardService
 
 SERVICE = reward_pb2.DESCRIPTOR.services_by_name["RewardService"].full_name
 _LAME_DUCK_S = 0.2
+# Connections are renewed now and then (calls in flight end first), so that clients find servers that came later.
+_CONNECTION_AGE_MS = 10 * 60_000
+# Clients may ask that often whether the server is still there. The server does not ask back: many clients would take
+# that for an attack and hang up. Deadlines end the work of a client that vanished.
+_FASTEST_PING_MS = 10_000
 _LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Limits:
-    """What one request may ask for; more is INVALID_ARGUMENT (a message too large for gRPC: RESOURCE_EXHAUSTED)."""
+class ServeOptions:
+    """What `serve` needs; port 0 picks a free one, no `metrics_port`: no metrics over HTTP."""
 
-    pairs: int = 1024
-    characters: int = 10_000  # of one report
-    message_bytes: int = 64 * 2**20
-    waiting_pairs: int = 8192
-
-
-class RewardService(reward_pb2_grpc.RewardServiceServicer):
-    """Checks requests and hands them to the batcher."""
-
-    def __init__(self, scorer: Scorer, batcher: Batcher, limits: Limits) -> None:
-        self._description = scorer.description
-        self._batcher = batcher
-        self._limits = limits
-
-    async def Score(  # noqa: N802 (names of the service)
-        self,
-        request: reward_pb2.ScoreRequest,
-        context: grpc.aio.ServicerContext[reward_pb2.ScoreRequest, reward_pb2.ScoreResponse],
-    ) -> reward_pb2.ScoreResponse:
-        return await self._score(request, context)
-
-    async def ScoreStream(  # noqa: N802
-        self,
-        request_iterator: AsyncIterator[reward_pb2.ScoreRequest],
-        context: grpc.aio.ServicerContext[reward_pb2.ScoreRequest, reward_pb2.ScoreResponse],
-    ) -> AsyncIterator[reward_pb2.ScoreResponse]:
-        async for request in request_iterator:
-            yield await self._score(request, context)
-
-    async def Describe(  # noqa: N802
-        self,
-        request: reward_pb2.DescribeRequest,
-        context: grpc.aio.ServicerContext[reward_pb2.DescribeRequest, reward_pb2.DescribeResponse],
-    ) -> reward_pb2.DescribeResponse:
-        about = self._description
-        return reward_pb2.DescribeResponse(
-            backend=about.backend,
-            definition=about.definition,
-            formula=about.formula,
-            components=about.components,
-            models=[reward_pb2.Model(name=model.name, sha256=model.sha256) for model in about.models],
-            versions=about.versions,
-            max_pairs_per_request=self._limits.pairs,
-            max_characters_per_report=self._limits.characters,
-        )
-
-    async def _score(
-        self,
-        request: reward_pb2.ScoreRequest,
-        context: grpc.aio.ServicerContext[reward_pb2.ScoreRequest, reward_pb2.ScoreResponse],
-    ) -> reward_pb2.ScoreResponse:
-        problem = self._problem(request)
-        if problem is not None:
-            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, problem)
-        pairs: Sequence[Pair] = [(pair.reference, pair.hypothesis) for pair in request.pairs]
-        try:
-            scores = await self._batcher.score(pairs)
-        except QueueFullError as error:
-            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, str(error))
-        except StoppingError as error:
-            await context.abort(grpc.StatusCode.UNAVAILABLE, str(error))
-        except Exception as error:
-            # The message may quote a report: only its kind leaves the process.
-            _LOG.error("scoring %d pairs failed: %s", len(pairs), type(error).__name__)
-            _LOG.debug("the failure", exc_info=error)
-            await context.abort(grpc.StatusCode.INTERNAL, f"the backend failed on this batch: {type(error).__name__}")
-        wanted = request.components or self._description.components
-        return reward_pb2.ScoreResponse(
-            scores=[reward_pb2.PairScore(components={name: score[name] for name in wanted}) for score in scores],
-            backend=self._description.backend,
-            definition=self._description.definition,
-        )
-
-    def _problem(self, request: reward_pb2.ScoreRequest) -> str | None:
-        """What is wrong with a request, by the name of its field, or None."""
-        if len(request.pairs) > self._limits.pairs:
-            return f"pairs: {len(request.pairs)} in one request, the limit is {self._limits.pairs}"
-        for i, pair in enumerate(request.pairs):
-            for name, text in (("reference", pair.reference), ("hypothesis", pair.hypothesis)):
-                if len(text) > self._limits.characters:
-                    return f"pairs[{i}].{name}: {len(text)} characters, the limit is {self._limits.characters}"
-        for i, component in enumerate(request.components):
-            if component not in self._description.components:
-                return f"components[{i}]: {component!r} is not one of {', '.join(self._description.components)}"
-        return None
+    scorer: ScorerOptions
+    host: str = "127.0.0.1"
+    port: int = 50051
+    limits: Limits = field(default_factory=Limits)
+    security: ServerSecurity = field(default_factory=ServerSecurity)
+    metrics_port: int | None = None
+    log_format: str = "text"
+    metrics_host: str = "127.0.0.1"
 
 
 class RewardServer:
-    """A server with its batcher and health; `await start()` once, then `await stop()`, in one event loop."""
+    """A server with its batcher and health, in one event loop: `start`, then `serve` a scorer, then `stop`."""
 
-    def __init__(self, scorer: Scorer, *, limits: Limits | None = None) -> None:
-        self._limits = limits or Limits()
-        self._batcher = Batcher(scorer, max_waiting=self._limits.waiting_pairs)
+    def __init__(
+        self,
+        *,
+        limits: Limits | None = None,
+        security: ServerSecurity | None = None,
+        metrics: Metrics | None = None,
+    ) -> None:
+        self._limits, self._security = limits or Limits(), security or ServerSecurity()
+        self._metrics = metrics or Metrics()
+        self._broken = asyncio.Event()
+        self._watch: asyncio.Task[None] | None = None
+        self._service = RewardService(self._limits, self._metrics)
         self._health = health.aio.HealthServicer()  # type: ignore[attr-defined]
         size = self._limits.message_bytes
         self._server = grpc.aio.server(
+            interceptors=[TokenCheck(self._security.token)] if self._security.token else [],
             options=[
                 ("grpc.max_receive_message_length", size),
                 ("grpc.max_send_message_length", size),
                 ("grpc.so_reuseport", 0),  # a port in use is an error
-            ]
+                ("grpc.max_connection_age_ms", _CONNECTION_AGE_MS),
+                ("grpc.http2.min_recv_ping_interval_without_data_ms", _FASTEST_PING_MS),
+            ],
         )
-        reward_pb2_grpc.add_RewardServiceServicer_to_server(  # type: ignore[no-untyped-call]
-            RewardService(scorer, self._batcher, self._limits), self._server
-        )
+        reward_pb2_grpc.add_RewardServiceServicer_to_server(self._service, self._server)  # type: ignore[no-untyped-call]
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server)
 
     async def start(self, host: str = "127.0.0.1", port: int = 0) -> int:
-        """Listens and serves; port 0 picks a free one. Returns the port; RewardSetupError if it can't be had."""
+        """Listens, NOT_SERVING so far; port 0 picks a free one. Returns the port.
+
+        Raises RewardSetupError if the port can't be had, or other machines could reach it without TLS.
+        """
+        self._security.check_host(host)
+        credentials = self._security.credentials()
+        address = f"[{host}]:{port}" if ":" in host.strip("[]") and not host.startswith("[") else f"{host}:{port}"
         try:
-            bound = self._server.add_insecure_port(f"{host}:{port}")
+            if credentials is None:
+                bound = self._server.add_insecure_port(address)
+            else:
+                bound = self._server.add_secure_port(address, credentials)
         except RuntimeError as error:
-            raise RewardSetupError(
-                f"can't listen on {host}:{port}: in use, or not an address of this machine"
-            ) from error
-        self._batcher.start()
+            raise RewardSetupError(f"can't listen on {address}: in use, or not an address of this machine") from error
+        await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
         await self._server.start()
-        for name in ("", SERVICE):
-            await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
         return bound
+
+    async def serve(self, scorer: Scorer) -> None:
+        """Serves the scorer, which passed its self-check (`reward_server.selfcheck.load_scorer`)."""
+        batcher = Batcher(
+            scorer,
+            self._metrics,
+            max_waiting=self._limits.waiting_pairs,
+            max_waiting_characters=self._limits.waiting_characters,
+            on_broken=self._broken.set,
+        )
+        batcher.start()
+        self._metrics.watch(scorer.statistics)
+        about = scorer.description
+        models = tuple(reward_pb2.Model(name=model.name, sha256=model.sha256) for model in about.models)
+        self._service.ready = Ready(about, batcher, models)
+        await self._set_health(health_pb2.HealthCheckResponse.SERVING)
+        self._watch = asyncio.create_task(self.broken())
+
+    async def broken(self) -> None:
+        """Returns when the backend has failed on everything: clients are told, and only a new process helps."""
+        await self._broken.wait()
+        await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
 
     async def stop(self, grace_s: float = 10.0) -> None:
         """Tells health checkers, takes no new requests, and gives those in hand `grace_s` seconds to end."""
+        if self._watch is not None:
+            self._watch.cancel()
         await self._health.enter_graceful_shutdown()
         # Clients that watch the health turn to other servers now: what they still send in this moment is served.
         await asyncio.sleep(min(_LAME_DUCK_S, grace_s))
         stopped = asyncio.create_task(self._server.stop(grace_s + 1.0))
         await asyncio.wait([stopped], timeout=grace_s)
         # Whoever is left is told UNAVAILABLE, so that its client asks another server; gRPC alone would say CANCELLED.
-        await self._batcher.close()
+        if self._service.ready is not None:
+            await self._service.ready.batcher.close()
         await stopped
 
+    async def _set_health(self, status: health_pb2.HealthCheckResponse.ServingStatus) -> None:
+        for name in ("", SERVICE):
+            await self._health.set(name, status)
 
-async def serve(backend: str, host: str = "127.0.0.1", port: int = 50051, *, limits: Limits | None = None) -> None:
+
+async def serve(options: ServeOptions) -> None:
     """Loads a backend and serves it until SIGINT or SIGTERM; prints the address when it is ready."""
-    scorer = await asyncio.to_thread(create_scorer, ScorerOptions(backend))
-    server = RewardServer(scorer, limits=limits)
-    bound = await server.start(host, port)
+    configure(options.log_format)
+    metrics = Metrics()
+    server = RewardServer(limits=options.limits, security=options.security, metrics=metrics)
     stopped = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stopped.set)
-    print(f"serving the {backend} reward ({scorer.description.definition}) on {host}:{bound}", flush=True)
-    await stopped.wait()
-    await server.stop()
+    async with AsyncExitStack() as stack:
+        stack.push_async_callback(server.stop)
+        bound = await server.start(options.host, options.port)
+        if options.metrics_port is not None:
+            stack.callback(metrics.serve(options.metrics_port, options.metrics_host))
+        scorer = await asyncio.to_thread(load_scorer, options.scorer)
+        if stopped.is_set():
+            return
+        await server.serve(scorer)
+        about = scorer.description
+        _LOG.info("serving", extra=fields(backend=about.backend, definition=about.definition))
+        print(f"serving the {about.backend} reward ({about.definition}) on {options.host}:{bound}", flush=True)
+        ends = [asyncio.create_task(wait) for wait in (stopped.wait(), server.broken())]
+        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        _LOG.info("stopping")
+        if not stopped.is_set():
+            raise RewardError("the backend fails on every pair (see the log): start the server again")

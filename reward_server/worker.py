@@ -1,7 +1,7 @@
-"""A Ray actor that hosts a reward server, and how a run starts some.
+"""The Ray actor that hosts a reward server.
 
-Contract: the only module here that imports Ray. Threads are set before torch is loaded. A worker that died comes back
-by itself (`max_restarts`) on another port: ask for its address again.
+Contract: a worker loads its backend at the first `serve()`, and says then where it serves and what. Ray starts it again
+when its process or node dies, on another port: call `serve()` again. Threads are set before torch is loaded.
 """
 
 from __future__ import annotations
@@ -9,68 +9,98 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-import threading
-from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import ray
 
 from reward_server.errors import RewardError
+from reward_server.scorer import Description, Scorer, ScorerOptions
+from reward_server.security import ServerSecurity
+
+if TYPE_CHECKING:
+    from reward_server.server import RewardServer
+
+
+@dataclass(frozen=True)
+class WorkerOptions:
+    """What every worker of a directory runs, and what it takes of the cluster."""
+
+    scorer: ScorerOptions = field(default_factory=ScorerOptions)
+    threads: int = 1
+    # Address to listen on; None: the node's own, for callers on other nodes (needs a certificate in `security`).
+    host: str | None = "127.0.0.1"
+    security: ServerSecurity = field(default_factory=ServerSecurity)
+    # What Ray books for each worker, beside one GPU where the device is one; `resource`: one of this custom resource.
+    num_cpus: float = 0.0
+    resource: str | None = None
+
+
+@dataclass(frozen=True)
+class Serving:
+    """Where a worker serves (host:port), and what."""
+
+    address: str
+    description: Description
 
 
 class RewardWorkerImpl:
-    """The actor's class: loads the backend, then serves on a free port. Its methods answer while it scores."""
+    """The actor's class; its methods answer while it loads and scores."""
 
-    def __init__(self, backend: str, threads: int, host: str | None) -> None:
-        """`host`: the address to listen on; None: this node's own, for callers on other nodes."""
-        _set_threads(threads)
-        import torch
+    def __init__(self, options: WorkerOptions) -> None:
+        _set_threads(options.threads)
+        self._options = options
+        self._server: RewardServer | None = None
+        self._starting: asyncio.Task[Serving] | None = None
 
-        from reward_server.backends import create_scorer
-        from reward_server.scorer import ScorerOptions
+    async def hello(self) -> int:
+        """The process id: the worker has its place in the cluster."""
+        return os.getpid()
+
+    async def serve(self) -> Serving:
+        """Where it serves, once it does; RewardSetupError if the backend can't be loaded."""
+        if self._starting is None:
+            self._starting = asyncio.create_task(self._start())
+        return await asyncio.shield(self._starting)
+
+    async def stop(self, grace_s: float) -> None:
+        """Tells the clients, takes no new requests, and gives those in hand `grace_s` seconds."""
+        if self._server is not None:
+            await self._server.stop(grace_s)
+
+    async def _start(self) -> Serving:
+        # Imported here: whoever only creates workers needs no torch.
         from reward_server.server import RewardServer
 
-        torch.set_num_threads(threads)
-        self._host = host or ray.util.get_node_ip_address()
-        scorer = create_scorer(ScorerOptions(backend))
-        self._loop = asyncio.new_event_loop()
-        threading.Thread(target=self._loop.run_forever, name="reward-server", daemon=True).start()
+        host = self._options.host or ray.util.get_node_ip_address()
+        scorer = await asyncio.to_thread(self._load)
+        self._server = RewardServer(security=self._options.security)
+        port = await self._server.start(host)
+        await self._server.serve(scorer)
+        return Serving(f"[{host}]:{port}" if ":" in host else f"{host}:{port}", scorer.description)
 
-        async def start() -> tuple[RewardServer, int]:
-            server = RewardServer(scorer)
-            return server, await server.start(self._host)
+    def _load(self) -> Scorer:
+        import torch
 
-        self._server, self._port = asyncio.run_coroutine_threadsafe(start(), self._loop).result(timeout=60)
+        from reward_server.selfcheck import load_scorer
 
-    def address(self) -> str:
-        """host:port of the server; it serves already."""
-        return f"{self._host}:{self._port}"
-
-    def stop(self, grace_s: float = 5.0) -> None:
-        """Ends gracefully: requests in hand get `grace_s` seconds."""
-        asyncio.run_coroutine_threadsafe(self._server.stop(grace_s), self._loop).result(timeout=grace_s + 60)
+        torch.set_num_threads(self._options.threads)
+        return load_scorer(self._options.scorer)
 
 
-RewardWorker = ray.remote(max_restarts=-1, max_task_retries=-1)(RewardWorkerImpl)
-
-
-def start_workers(number: int, *, backend: str, threads: int, local: bool, num_cpus: float | None = None) -> list[Any]:
-    """Creates actors without waiting for them; `local`: on the loopback interface only. `num_cpus`: CPUs that Ray books
-    for each (default: its threads)."""
-    host = "127.0.0.1" if local else None
-    actor = RewardWorker.options(num_cpus=threads if num_cpus is None else num_cpus)
-    return [actor.remote(backend, threads, host) for _ in range(number)]
-
-
-def addresses(workers: Sequence[Any], timeout_s: float) -> list[str]:
-    """Waits until all workers serve; RewardError after `timeout_s` seconds or if one can't start."""
-    try:
-        found: list[str] = ray.get([worker.address.remote() for worker in workers], timeout=timeout_s)
-    except ray.exceptions.GetTimeoutError as error:
-        raise RewardError(f"waited {timeout_s:g} s for {len(workers)} reward workers to start") from error
-    except ray.exceptions.RayActorError as error:
-        raise RewardError(f"a reward worker did not start: {error}") from error
-    return found
+def create_worker(options: WorkerOptions) -> Any:
+    """The handle of a new worker. It waits in Ray for its place: a demand that an autoscaler sees."""
+    return (
+        ray.remote(RewardWorkerImpl)
+        .options(
+            num_cpus=options.num_cpus,
+            num_gpus=1 if options.scorer.device.startswith("cuda") else 0,
+            resources={options.resource: 1} if options.resource else {},
+            max_restarts=-1,
+            max_task_retries=-1,
+        )
+        .remote(options)
+    )
 
 
 def _set_threads(threads: int) -> None:

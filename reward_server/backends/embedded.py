@@ -6,13 +6,13 @@ read and encoded alone and a pair is matched alone. Sentences and reports are ca
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 
 from reward_server.cache import LRUCache
 from reward_server.scorer import Description, ModelFile, Pair
-from reward_server.spec import radcliq_v1
+from reward_server.spec import RADCLIQ_V1
 from reward_server.text import form
 from reward_server.text.bertscore import Marked, bertscore, join, mark
 from reward_server.text.bleu import bleu2
@@ -47,6 +47,7 @@ class EmbeddedScorer:
         self._encoder = SentenceEncoder()
         self._sentences: LRUCache[_Sentence] = LRUCache(_SENTENCE_CACHE)
         self._reports: LRUCache[_Report] = LRUCache(_REPORT_CACHE)
+        self._hits, self._misses = 0, 0
 
     @property
     def description(self) -> Description:
@@ -63,10 +64,15 @@ class EmbeddedScorer:
         reports = self._read_reports({report for pair in pairs for report in pair})
         return [_score(pair, reports[pair[0]], reports[pair[1]]) for pair in pairs]
 
+    def statistics(self) -> Mapping[str, float]:
+        """Reports found in the cache, and not, since the start."""
+        return {"cache_hits": self._hits, "cache_misses": self._misses}
+
     def _read_reports(self, texts: Iterable[str]) -> dict[str, _Report]:
         """What the reports say; their new sentences are encoded together."""
         reports = {text: self._reports.get(text) for text in texts}
         split = {text: sentences(text) for text, report in reports.items() if report is None}
+        self._hits, self._misses = self._hits + len(reports) - len(split), self._misses + len(split)
         read = self._read_sentences({sentence for parts in split.values() for sentence in parts})
         for text, parts in split.items():
             report = _join([read[sentence] for sentence in parts])
@@ -102,7 +108,7 @@ def _score(pair: Pair, reference: _Report, hypothesis: _Report) -> dict[str, flo
         "bertscore": bert,
         "graph_f1": graph,
         "label_similarity": labels,
-        "embedded": radcliq_v1(graph, bert, labels, bleu),
+        "embedded": RADCLIQ_V1(graph, bert, labels, bleu),
         "repetition": form.repetition(*pair),
         "length": form.length(*pair),
         "positive_f1": positive_f1(reference.statements, hypothesis.statements),

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import torch
 
-from actors.rollout import RolloutWorker, Scores
+from actors.rollout import Answers, RolloutWorker
 from actors.seeds import sample_seed
 from actors.trajectory import SampleRequest, Trajectory, WeightsRef
 from configs.schema import Config
-from reward_server.errors import RewardError
+from reward_server.errors import PairError, RewardError
 from rrg.data import StudySet
 from rrg.model.backbone import FeatureStore
 from rrg.model.policy import ReportPolicy
@@ -35,19 +35,22 @@ class WordScorer:
         self.asked: list[list[tuple[str, str]]] = []
         self.error: RewardError | None = None
         self.value = 1.0
+        self.refused: str | None = None
         self.go = threading.Event()
         self.go.set()
 
-    def submit(self, pairs: list[tuple[str, str]]) -> Future[Scores]:
+    def submit_each(self, pairs: list[tuple[str, str]]) -> Future[Answers]:
         self.asked.append(pairs)
         return self.pool.submit(self._score, pairs)
 
-    def _score(self, pairs: list[tuple[str, str]]) -> Scores:
+    def _score(self, pairs: list[tuple[str, str]]) -> Answers:
         self.go.wait(30)
         if self.error is not None:
             raise self.error
         return [
-            {"embedded": self.value, "repetition": 0.0, "length": 0.0, "positive_f1": float(len(text.split()))}
+            PairError("hypothesis: too long")
+            if text == self.refused
+            else {"embedded": self.value, "repetition": 0.0, "length": 0.0, "positive_f1": float(len(text.split()))}
             for _, text in pairs
         ]
 
@@ -153,6 +156,19 @@ def test_a_reward_outage_fails_the_trajectories_with_the_reason(
     assert worker.collect(request(studies, weights))[1].failed == 0
 
 
+def test_a_pair_that_cannot_be_scored_fails_its_own_trajectory_alone(
+    worker: RolloutWorker, studies: StudySet, weights: WeightsRef, scorer: WordScorer
+) -> None:
+    worker.rewards = scorer
+    before, _ = worker.collect(request(studies, weights))
+    scorer.refused = before[0].text
+    trajectories, metrics = worker.collect(request(studies, weights))
+    assert [t.failed for t in trajectories] == [
+        "reward: hypothesis: too long" if t.text == scorer.refused else None for t in before
+    ]
+    assert 0 < metrics.failed < len(trajectories)
+
+
 def test_a_reward_that_is_not_finite_fails_its_trajectory(
     worker: RolloutWorker, studies: StudySet, weights: WeightsRef, scorer: WordScorer
 ) -> None:
@@ -182,7 +198,7 @@ def test_a_study_without_its_image_fails_alone(
 def test_scoring_without_a_reward_server_is_refused(
     worker: RolloutWorker, studies: StudySet, weights: WeightsRef
 ) -> None:
-    with pytest.raises(RewardError, match="set_reward_addresses"):
+    with pytest.raises(RewardError, match="has no reward server"):
         worker.collect(request(studies, weights))
 
 

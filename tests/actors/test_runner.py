@@ -16,7 +16,8 @@ from actors.env import rollout_env
 from actors.runner import VLLMEnvRunner
 from actors.trajectory import SampleRequest
 from configs.schema import Config
-from reward_server.worker import addresses, start_workers
+from reward_server.directory import RewardAccess, RewardDirectory
+from reward_server.worker import WorkerOptions
 from rrg.data import StudySet
 from rrg.model.policy import ReportPolicy
 from tests.actors.conftest import published
@@ -33,20 +34,21 @@ def _ray() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def reward_worker(_ray: None) -> Any:
-    return start_workers(1, backend="embedded", threads=1, local=True)[0]
+def rewards(_ray: None) -> RewardDirectory:
+    return RewardDirectory.start(WorkerOptions(), 1, namespace="run")
 
 
 @pytest.fixture(scope="module")
-def runner(_ray: None, reward_worker: Any, run_config: Config, policy_dir: Path) -> Any:
+def runner(_ray: None, rewards: RewardDirectory, run_config: Config, policy_dir: Path) -> Any:
     from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 
-    env = {"config": run_config, "policy_dir": str(policy_dir)}
-    env["reward_addresses"] = addresses([reward_worker], START_S)
+    access = RewardAccess(run_config.reward.timeout_s, namespace=rewards.namespace)
+    env = {"config": run_config, "policy_dir": str(policy_dir), "rewards": access}
     config = AlgorithmConfig().environment(env_config=env)
     actor = ray.remote(num_cpus=1, runtime_env={"env_vars": rollout_env(run_config.rollout)})(VLLMEnvRunner)
     handle = actor.remote(config=config, worker_index=1)
     ray.get(handle.assert_healthy.remote(), timeout=START_S)
+    rewards.wait_for(1, START_S)
     return handle
 
 
@@ -61,7 +63,7 @@ def test_importing_the_runner_loads_neither_vllm_nor_transformers() -> None:
 
 
 def test_the_actor_answers_with_rewards_and_survives_refused_weights_and_a_reward_outage(
-    runner: Any, reward_worker: Any, policy: ReportPolicy, other_policy: ReportPolicy, studies: StudySet
+    runner: Any, rewards: RewardDirectory, policy: ReportPolicy, other_policy: ReportPolicy, studies: StudySet
 ) -> None:
     ref = published(policy, 4)
     request = SampleRequest(0, 0, tuple(studies.studies), 4, dataclasses.replace(ref, tensors=ray.put(ref.tensors)))
@@ -78,7 +80,7 @@ def test_the_actor_answers_with_rewards_and_survives_refused_weights_and_a_rewar
     assert [t.logprobs.tobytes() for t in again] == [t.logprobs.tobytes() for t in trajectories]
     assert [t.reward for t in again] == [t.reward for t in trajectories]
 
-    ray.kill(reward_worker)
+    rewards.stop()
     failed, metrics = ask(runner, request)
     assert metrics["failed"] == 12
     assert all(t.failed is not None and t.failed.startswith("reward: waited for the scores") for t in failed)

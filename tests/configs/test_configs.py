@@ -11,9 +11,11 @@ import pytest
 from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 
+from configs.check import COMPONENTS
 from configs.load import register, resolve
 from configs.schema import Config
 from learner import plan
+from reward_server.spec import reward_from_components
 from rrg.errors import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -39,7 +41,7 @@ def test_the_default_is_the_demo() -> None:
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "configs/exp").glob("*.yaml")))
 def test_every_experiment_composes_and_passes_the_check(name: str) -> None:
-    assert config(f"+exp={name}", "data.root=/data").name == name
+    assert config(f"+exp={name}", "data.root=/data", "reward.weights=/weights").name == name
 
 
 @pytest.mark.parametrize(
@@ -57,11 +59,78 @@ def test_every_experiment_composes_and_passes_the_check(name: str) -> None:
         ("learner.rl.minibatches=3", "multiple"),
         ("rollout.max_staleness=1", "synchronous"),
         ("learner.gpus_per_rank=1", "both on GPUs or both on CPUs"),
+        ("reward=published", r"reward\.weights is not set.*weights fetch"),
+        ("reward.backend=radcliq", "embedded, published, reference"),
+        ("reward.device=cuda", "embedded backend runs on CPUs"),
+        ("reward.nodes=gpu", "auto, reward or any"),
+        ("reward.composite=radcliq_v1", "embedded has embedded"),
+        ("+reward.component_weights.semb=1", r"component_weights\.semb.*graph_f1"),
+        ("reward.token_file=/token", r"give it, or leave them out"),
     ],
 )
 def test_a_bad_value_or_combination_is_refused_with_its_name_and_the_way_out(override: str, words: str) -> None:
     with pytest.raises(UserError, match=words):
         config(override)
+
+
+PUBLISHED = ("reward=published", "reward.weights=/weights")
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("reward.dtype=bfloat16", "on CPUs is slow"),
+        ("reward.dtype=int8", "float32, bfloat16 or float16"),
+        ("reward.device=cuda:1", "a GPU of its own"),
+        ("reward.composite=embedded", "published has radcliq_v1, radcliq_v0"),
+        ("+reward.component_weights.graph_f1=1", "published has radgraph"),
+    ],
+)
+def test_the_published_reward_has_rules_of_its_own(override: str, words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        config(*PUBLISHED, override)
+
+
+def test_the_published_reward_is_radcliq_v1_and_small_penalties() -> None:
+    reward = config(*PUBLISHED).reward
+    scores = dict.fromkeys(COMPONENTS["published"], 1.0) | {"radcliq_v1": 2.0}
+    assert reward_from_components(scores, reward) == pytest.approx(-2.0 - 0.5 - 0.25)
+
+
+def test_a_reward_can_be_made_of_weighted_components() -> None:
+    reward = config(*PUBLISHED, "+reward.component_weights={bertscore: 2, semb: 0.5}", "reward.length_weight=0").reward
+    scores = dict.fromkeys(COMPONENTS["published"], 1.0)
+    assert reward_from_components(scores, reward) == pytest.approx(2.0 + 0.5 - 0.5)
+    one = config(*PUBLISHED, "+reward.component_weights.radgraph=1").reward
+    assert one.component_weights == {"radgraph": 1.0}
+
+
+def test_servers_that_run_already_need_no_weights_here() -> None:
+    assert config("reward=published", "reward.address='10.0.0.1:50051,10.0.0.2:50051'").reward.weights is None
+    assert config("reward.address=127.0.0.1:1", "reward.token_file=/token").reward.token_file == "/token"
+    with pytest.raises(UserError, match="through TLS only"):
+        config("reward.address='127.0.0.1:1,10.0.0.2:1'", "reward.token_file=/token")
+
+
+def test_the_components_of_the_rules_are_those_of_the_backends() -> None:
+    from reward_server.backends import BACKENDS, embedded, published, reference
+
+    assert tuple(COMPONENTS) == BACKENDS
+    for name, module in (("embedded", embedded), ("published", published), ("reference", reference)):
+        assert set(COMPONENTS[name]) == set(module.COMPONENTS)
+
+
+def test_reward_workers_on_gpus_are_counted() -> None:
+    cfg = config(*PUBLISHED, "reward.device=cuda", "reward.num_workers=2")
+    assert [role.gpus * role.count for role in plan.roles(cfg) if role.name == "reward"] == [2.0]
+
+
+def test_missing_files_of_the_reward_are_named_before_anything_starts(tmp_path: Path) -> None:
+    out = command("reward=published", f"reward.weights={tmp_path}/gone", f"output_dir={tmp_path}/run")
+    assert out.returncode == 2
+    assert f"reward.weights={tmp_path}/gone does not exist" in out.stderr
+    assert out.stderr.count("\n") == 2
+    assert not (tmp_path / "run").exists()
 
 
 def test_all_broken_rules_are_told_at_once() -> None:
@@ -78,10 +147,11 @@ def test_a_dry_run_prints_the_config_and_the_plan_and_makes_nothing(tmp_path: Pa
 
 
 def test_the_real_job_names_the_missing_data_and_gpus(tmp_path: Path) -> None:
-    out = command("+exp=mimic_rl", f"data.root={tmp_path}")
+    out = command("+exp=mimic_rl", f"data.root={tmp_path}", f"reward.weights={tmp_path}/weights")
     assert out.returncode == 2
     assert f"{tmp_path}/annotation.json" in out.stderr
     assert "GPUs: the config asks for 8" in out.stderr
+    assert f"reward.weights={tmp_path}/weights does not exist" in out.stderr
     assert "Traceback" not in out.stderr
 
 

@@ -10,8 +10,11 @@ import pytest
 
 from reward_server.backends import create_scorer
 from reward_server.client import RewardClient
+from reward_server.metrics import Metrics
 from reward_server.scorer import Scorer, ScorerOptions
-from reward_server.server import Limits, RewardServer
+from reward_server.security import ServerSecurity
+from reward_server.server import RewardServer
+from reward_server.service import Limits
 from rrg.data.openi import OpeniRecord, find_archive, read_records
 from rrg.data.studyset import ProblemLog
 
@@ -19,13 +22,22 @@ from rrg.data.studyset import ProblemLog
 class RunningServer:
     """A reward server whose event loop runs in a thread of the test process."""
 
-    def __init__(self, scorer: Scorer, limits: Limits | None = None, port: int = 0) -> None:
+    def __init__(
+        self,
+        scorer: Scorer,
+        limits: Limits | None = None,
+        port: int = 0,
+        security: ServerSecurity | None = None,
+        metrics: Metrics | None = None,
+    ) -> None:
         self.loop = asyncio.new_event_loop()
         threading.Thread(target=self.loop.run_forever, daemon=True).start()
 
         async def start() -> tuple[RewardServer, int]:
-            server = RewardServer(scorer, limits=limits)
-            return server, await server.start("127.0.0.1", port)
+            server = RewardServer(limits=limits, security=security, metrics=metrics)
+            bound = await server.start("127.0.0.1", port)
+            await server.serve(scorer)
+            return server, bound
 
         self.server, self.port = asyncio.run_coroutine_threadsafe(start(), self.loop).result(30)
         self.address = f"127.0.0.1:{self.port}"

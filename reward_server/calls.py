@@ -1,0 +1,261 @@
+"""What the two clients share: addresses, channel options, requests, checks of answers, and what follows an error.
+
+Contract: no connection is made here. An answer is taken only if it is complete, finite and from the same backend,
+definition and models as every answer before.
+"""
+
+from __future__ import annotations
+
+import enum
+import ipaddress
+import json
+import math
+import random
+import socket
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import grpc
+
+from protos import reward_pb2
+from reward_server.errors import PairError, RewardError
+from reward_server.pairs import size_or_error
+from reward_server.scorer import Description, ModelFile, Pair
+
+if TYPE_CHECKING:
+    from reward_server.security import ClientSecurity
+
+Score = dict[str, float]
+Answer = Score | PairError
+SERVICE = reward_pb2.DESCRIPTOR.services_by_name["RewardService"].full_name
+
+_PAIRS_PER_REQUEST = 64
+_BYTES_PER_REQUEST = 8 * 2**20
+_MESSAGE_BYTES = 64 * 2**20
+_LONGEST_PAIR_BYTES = _MESSAGE_BYTES - 1024
+_FIRST_BACKOFF_S, _LONGEST_BACKOFF_S = 0.1, 2.0
+
+
+class Endpoint:
+    """Where the servers are and how they are spoken to; RewardError if an address can't be used."""
+
+    def __init__(self, addresses: Sequence[str], security: ClientSecurity | None) -> None:
+        if isinstance(addresses, str) or not addresses:
+            raise RewardError(f"the client needs a list of addresses host:port, not {addresses!r}")
+        self.addresses = tuple(addresses)
+        self.where = ", ".join(addresses)
+        self.target = _target(addresses)
+        self.credentials = _credentials(security)
+        name, token = (security.server_name, security.token) if security else (None, None)
+        if self.credentials and len(addresses) > 1 and not name:
+            raise RewardError(
+                f"TLS to several addresses ({self.where}) needs a name that all their certificates carry: give "
+                "ClientSecurity(server_name=...), or --tls-server-name"
+            )
+        if token and not self.credentials:
+            _check_all_local(addresses)
+        self.metadata = (("authorization", f"Bearer {token}"),) if token else ()
+        self.options: list[tuple[str, str | int]] = [
+            ("grpc.service_config", json.dumps(_service_config())),
+            ("grpc.max_receive_message_length", _MESSAGE_BYTES),
+            ("grpc.max_send_message_length", _MESSAGE_BYTES),
+            # A server that comes back is found soon; gRPC would wait up to two minutes.
+            ("grpc.initial_reconnect_backoff_ms", 200),
+            ("grpc.max_reconnect_backoff_ms", 2000),
+            # A machine that vanished without a word is noticed while calls wait for it.
+            ("grpc.keepalive_time_ms", 20_000),
+            ("grpc.keepalive_timeout_ms", 20_000),
+            ("grpc.http2.max_pings_without_data", 0),
+            ("grpc.enable_http_proxy", 0),
+        ]
+        if name:
+            self.options.append(("grpc.ssl_target_name_override", name))
+
+
+def _credentials(security: ClientSecurity | None) -> grpc.ChannelCredentials | None:
+    """None: without TLS."""
+    if security is None or (security.ca is None and security.certificate is None):
+        return None
+    return grpc.ssl_channel_credentials(security.ca, security.key, security.certificate)
+
+
+def _check_all_local(addresses: Sequence[str]) -> None:
+    from reward_server.security import is_loopback  # loads cryptography
+
+    for address in addresses:
+        if not is_loopback(_host_and_port(address)[0]):
+            raise RewardError(f"a token is never sent to another machine ({address}) without TLS: give its CA as well")
+
+
+def _target(addresses: Sequence[str]) -> str:
+    """gRPC's name of the servers. A single host name is looked up again by gRPC when connections fail; several: now."""
+    parts = [_host_and_port(address) for address in addresses]
+    if len(parts) == 1 and not _is_number(parts[0][0]):
+        _lookup(*parts[0], socket.AF_UNSPEC)  # to name an unknown host at once
+        return f"dns:///{addresses[0]}"
+    v6 = ":" in parts[0][0]
+    found = [_lookup(host, port, socket.AF_INET6 if v6 else socket.AF_INET) for host, port in parts]
+    if v6:
+        return "ipv6:" + ",".join(f"[{ip}]:{port}" for ip, (_, port) in zip(found, parts, strict=True))
+    return "ipv4:" + ",".join(f"{ip}:{port}" for ip, (_, port) in zip(found, parts, strict=True))
+
+
+def _host_and_port(address: str) -> tuple[str, int]:
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit() or (":" in host and not host.startswith("[")):
+        raise RewardError(f"{address!r} is not an address host:port")
+    return host.strip("[]"), int(port)
+
+
+def _is_number(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
+def _lookup(host: str, port: int, family: socket.AddressFamily) -> str:
+    try:
+        return str(socket.getaddrinfo(host, port, family, socket.SOCK_STREAM)[0][4][0])
+    except socket.gaierror as error:
+        raise RewardError(f"the host of the reward server '{host}:{port}' is unknown: {error}") from error
+
+
+def _service_config() -> dict[str, object]:
+    # No retry policy: gRPC stops after five attempts and hides their reasons. `next_step` is ours.
+    return {"loadBalancingConfig": [{"round_robin": {}}], "healthCheckConfig": {"serviceName": SERVICE}}
+
+
+# --- requests ---------------------------------------------------------------------------------------------------------
+
+
+def split(pairs: Sequence[Pair], answers: list[Answer | None]) -> Iterator[list[int]]:
+    """Indices of the pairs of each request. A pair that can't be sent gets its PairError in `answers` instead."""
+    part: list[int] = []
+    room = _BYTES_PER_REQUEST
+    for i, pair in enumerate(pairs):
+        size = size_or_error(pair)
+        if not isinstance(size, PairError) and size > _LONGEST_PAIR_BYTES:
+            size = PairError(f"reference and hypothesis: {size} bytes, a message holds {_LONGEST_PAIR_BYTES}")
+        if isinstance(size, PairError):
+            answers[i] = size
+            continue
+        if part and (len(part) == _PAIRS_PER_REQUEST or size > room):
+            yield part
+            part, room = [], _BYTES_PER_REQUEST
+        part.append(i)
+        room -= size
+    if part:
+        yield part
+
+
+def request(pairs: Sequence[Pair], part: Sequence[int]) -> reward_pb2.ScoreRequest:
+    """The message that asks for the pairs with these indices."""
+    return reward_pb2.ScoreRequest(pairs=[reward_pb2.Pair(reference=pairs[i][0], hypothesis=pairs[i][1]) for i in part])
+
+
+# --- answers ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Origin:
+    """What computed an answer."""
+
+    backend: str
+    definition: str
+    models: tuple[ModelFile, ...]
+
+    def __str__(self) -> str:
+        models = ", ".join(f"{model.name} {model.sha256[:12]}" for model in self.models)
+        return f"{self.backend} {self.definition} ({models or 'no models'})"
+
+
+class Checks:
+    """The checks of all answers that one client gets. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._origin: _Origin | None = None
+
+    def answers(self, response: reward_pb2.ScoreResponse, pairs: int) -> list[Answer]:
+        """What the response says of every pair; RewardError if it is incomplete, not finite, or of another origin."""
+        self._check_origin(response.backend, response.definition, response.models)
+        if len(response.scores) != pairs:
+            raise RewardError(f"{len(response.scores)} scores came back for {pairs} pairs")
+        answers: list[Answer] = [
+            PairError(score.error) if score.error else dict(score.components) for score in response.scores
+        ]
+        scores = [answer for answer in answers if not isinstance(answer, PairError)]
+        for score in scores:
+            if not score or score.keys() != scores[0].keys():
+                raise RewardError(f"pairs came back with different components: {list(score)} and {list(scores[0])}")
+            for name, value in score.items():
+                if not math.isfinite(value):
+                    raise RewardError(f"a score is not finite: {name} is {value}")
+        return answers
+
+    def description(self, about: reward_pb2.DescribeResponse) -> Description:
+        """What the server says of itself; RewardError if earlier answers came from something else."""
+        self._check_origin(about.backend, about.definition, about.models)
+        return Description(
+            backend=about.backend,
+            definition=about.definition,
+            formula=about.formula,
+            components=tuple(about.components),
+            models=tuple(ModelFile(model.name, model.sha256) for model in about.models),
+            versions=dict(about.versions),
+        )
+
+    def _check_origin(self, backend: str, definition: str, models: Sequence[reward_pb2.Model]) -> None:
+        origin = _Origin(backend, definition, tuple(ModelFile(model.name, model.sha256) for model in models))
+        with self._lock:
+            first = self._origin = self._origin or origin
+        if origin != first:
+            raise RewardError(
+                f"the servers differ, so their scores must not be mixed: first {first} answered, now {origin}"
+            )
+
+
+def scores_of(answers: Sequence[Answer]) -> list[Score]:
+    """The answers, if all are scores; else the first pair's error, with how many there are."""
+    errors = [(i, answer) for i, answer in enumerate(answers) if isinstance(answer, PairError)]
+    if errors:
+        i, error = errors[0]
+        raise PairError(f"{len(errors)} of {len(answers)} pairs have no score; pair {i}: {error}")
+    return [answer for answer in answers if not isinstance(answer, PairError)]
+
+
+# --- errors -----------------------------------------------------------------------------------------------------------
+
+# CANCELLED: what a stopping server says of calls that it never took up. Scoring twice does no harm.
+_TRY_AGAIN = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.CANCELLED)
+
+
+class Step(enum.Enum):
+    """What to do about a call that failed."""
+
+    AGAIN = "send it again after `backoff_s`"
+    HALVE = "send its pairs in two calls"
+    PAIR_ERROR = "its only pair is refused: the other pairs of the caller go on"
+    FAIL = "all pairs of the caller fail"
+
+
+def next_step(code: grpc.StatusCode, details: str, pairs: int) -> Step:
+    """A refused request is halved until the refused pair stands alone, or until the server's limits are kept."""
+    too_large = code is grpc.StatusCode.RESOURCE_EXHAUSTED and "larger than max" in details
+    if code is grpc.StatusCode.INVALID_ARGUMENT or too_large:
+        return Step.HALVE if pairs > 1 else Step.PAIR_ERROR
+    return Step.AGAIN if code in _TRY_AGAIN else Step.FAIL
+
+
+def backoff_s(attempt: int) -> float:
+    """Seconds to wait after failed attempt 0, 1, ...: doubled each time, up to 2 s, and each client at random."""
+    return random.uniform(0.5, 1.0) * min(_LONGEST_BACKOFF_S, _FIRST_BACKOFF_S * 2.0 ** min(attempt, 10))
+
+
+def failure(waited_for: str, code: grpc.StatusCode, details: str | None) -> RewardError:
+    """The error of a caller that got no answer."""
+    return RewardError(f"waited for {waited_for}: {code.name}: {details}")

@@ -1,0 +1,92 @@
+"""`python -m reward_server scale`: sees and sets the number of reward workers of a Ray cluster, from any of its nodes.
+
+Contract: prints every worker whenever its state changes, and ends when as many serve as were asked for, the others
+have ended, and nothing is left to wait for.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from reward_server.errors import RewardError, RewardSetupError
+
+if TYPE_CHECKING:
+    from reward_server.directory import RewardDirectory
+
+_POLL_S = 0.5
+
+
+def add_scale_parser(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `scale_main`."""
+    parser.add_argument("number", type=_workers, nargs="?", metavar="N", help="workers from now on (default: look)")
+    parser.add_argument("--ray-address", default="auto", metavar="A", help="of the Ray cluster (default: this node's)")
+    parser.add_argument("--namespace", metavar="S", help="Ray namespace of the run (default: the only run)")
+    parser.add_argument(
+        "--timeout", type=float, default=600.0, metavar="S", help="seconds to wait (default: %(default)g)"
+    )
+
+
+def scale_main(args: argparse.Namespace) -> int:
+    """Scales and waits; RewardSetupError without a cluster or directory, RewardError when the time is over."""
+    _send_token()
+    import ray
+
+    from reward_server.directory import RewardDirectory
+
+    try:
+        ray.init(address=args.ray_address, logging_level="ERROR", log_to_driver=False)
+    except ConnectionError as error:
+        raise RewardSetupError(
+            f"no Ray cluster at {args.ray_address} answers: give --ray-address HOST:PORT, or if its token is not in "
+            "~/.ray/auth_token, RAY_AUTH_TOKEN_PATH=FILE"
+        ) from error
+    try:
+        directory = RewardDirectory.find(args.namespace)
+        if args.number is not None:
+            directory.scale(args.number)
+        _watch(directory, args.number, args.timeout)
+    finally:
+        ray.shutdown()
+    return 0
+
+
+def _send_token() -> None:
+    """Ray sends the cluster's token (`ray get-auth-token`) by itself only to a cluster that it found by itself."""
+    named = "RAY_AUTH_TOKEN" in os.environ or "RAY_AUTH_TOKEN_PATH" in os.environ
+    if named or (Path.home() / ".ray" / "auth_token").is_file():
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+
+
+def _workers(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError("must be 0 or more")
+    return value
+
+
+def _watch(directory: RewardDirectory, number: int | None, timeout_s: float) -> None:
+    """Prints every change until `number` workers serve and no other is left; None: prints what is there."""
+    deadline = time.monotonic() + timeout_s
+    shown: set[str] = set()
+    while True:
+        status = directory.status()
+        lines = status.lines()
+        for line in lines:
+            if line not in shown:
+                print(line, flush=True)
+        shown = set(lines)
+        serving = len(status.addresses)
+        if number is None or serving == len(status.workers) == number:
+            return print(f"{serving} of {status.wanted} reward workers serve in the namespace {directory.namespace}")
+        if status.wanted != number:
+            raise RewardError(f"someone else has asked for {status.wanted} reward workers meanwhile")
+        status.check()
+        if time.monotonic() > deadline:
+            raise RewardError(
+                f"waited {timeout_s:g} s: {serving} of {number} reward workers serve; the others stay wanted"
+            )
+        time.sleep(_POLL_S)

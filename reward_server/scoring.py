@@ -1,0 +1,172 @@
+"""Scores whole files: rows in, rows with components and reward out, a summary at the end.
+
+Contract: streams a batch at a time, order kept, each batch flushed when it is written. A pair that can't be scored is a
+row with its error, never a made-up score. Loads neither torch nor gRPC by itself.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from array import array
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from itertools import islice
+from typing import Protocol
+
+from configs.schema import RewardConfig
+from reward_server.errors import PairError, RewardSetupError
+from reward_server.pairs import size_or_error
+from reward_server.scorer import Description, Pair, Scorer
+from reward_server.spec import COMPOSITES, reward_from_components
+from reward_server.tables import Row, ScoreWriter
+
+_BATCH = 64
+Answer = dict[str, float] | PairError
+
+
+class Source(Protocol):
+    """What scores: a scorer in this process or a client of servers."""
+
+    def describe(self) -> Description: ...
+
+    def submit_each(self, pairs: Sequence[Pair]) -> Future[list[Answer]]: ...
+
+
+class LocalSource:
+    """A scorer in this process. A batch that fails is halved until the pairs that fail are alone."""
+
+    def __init__(self, scorer: Scorer) -> None:
+        self._scorer = scorer
+
+    def describe(self) -> Description:
+        """What the scorer computes."""
+        return self._scorer.description
+
+    def submit_each(self, pairs: Sequence[Pair]) -> Future[list[Answer]]:
+        """Scores at once."""
+        sizes = [size_or_error(pair) for pair in pairs]
+        scored = iter(self._score([pair for pair, size in zip(pairs, sizes, strict=True) if isinstance(size, int)]))
+        result: Future[list[Answer]] = Future()
+        result.set_result([next(scored) if isinstance(size, int) else size for size in sizes])
+        return result
+
+    def _score(self, pairs: Sequence[Pair]) -> list[Answer]:
+        if not pairs:
+            return []
+        try:
+            scores = self._scorer.score(pairs)
+        except Exception as error:
+            # Whatever a text does to a backend, the other pairs are scored. The message may quote a report.
+            if len(pairs) == 1:
+                return [PairError(f"the backend failed on this pair: {type(error).__name__}")]
+            half = len(pairs) // 2
+            return self._score(pairs[:half]) + self._score(pairs[half:])
+        return [_finite(components) for components in scores]
+
+
+def _finite(components: dict[str, float]) -> Answer:
+    for name, value in components.items():
+        if not math.isfinite(value):
+            return PairError(f"the component {name} is {value}")
+    return components
+
+
+def plain_reward(
+    description: Description, *, clip: float | None = None, weights: Mapping[str, float] | None = None
+) -> RewardConfig:
+    """The reward without penalties: -composite, cut at `clip`; or with `weights`, the sum of weight times component."""
+    unknown = [name for name in weights or () if name not in description.components]
+    if unknown:
+        raise RewardSetupError(
+            f"no component `{unknown[0]}` in a reward of the backend {description.backend}: it has "
+            f"{', '.join(description.components)}"
+        )
+    if not weights and description.backend not in COMPOSITES:
+        raise RewardSetupError(
+            f"the backend {description.backend!r} has no composite that is known here: give weights of its components"
+        )
+    if weights and clip is not None:
+        raise RewardSetupError("a clip is for the composite: give either it or weights of components")
+    return RewardConfig(
+        backend=description.backend,
+        clip=clip,
+        repetition_weight=0.0,
+        length_weight=0.0,
+        positive_f1_weight=0.0,
+        component_weights=dict(weights or {}),
+    )
+
+
+def score_rows(
+    rows: Iterable[Row], source: Source, cfg: RewardConfig, writer: ScoreWriter, *, in_flight: int
+) -> Iterator[list[tuple[Row, Answer]]]:
+    """Writes all rows; yields each batch, with the reward among its scores, when it is written."""
+    for batch, answers in _answered(rows, source, in_flight):
+        done = [(row, _with_reward(answer, cfg)) for row, answer in zip(batch, answers, strict=True)]
+        for row, answer in done:
+            if isinstance(answer, PairError):
+                writer.write(row, None, str(answer))
+            else:
+                writer.write(row, answer)
+        writer.flush()
+        yield done
+
+
+def _with_reward(answer: Answer, cfg: RewardConfig) -> Answer:
+    if isinstance(answer, PairError):
+        return answer
+    return {**answer, "reward": reward_from_components(answer, cfg)}
+
+
+def _answered(rows: Iterable[Row], source: Source, in_flight: int) -> Iterator[tuple[list[Row], list[Answer]]]:
+    """Batches in order, with up to `in_flight` of them asked for at the same time."""
+    rows = iter(rows)
+    asked: deque[tuple[list[Row], Future[list[Answer]]]] = deque()
+    while True:
+        while len(asked) < in_flight and (batch := list(islice(rows, _BATCH))):
+            asked.append((batch, source.submit_each([(row.reference, row.hypothesis) for row in batch])))
+        if not asked:
+            return
+        batch, answers = asked.popleft()
+        yield batch, answers.result()
+
+
+class Summary:
+    """Counts, time, and the mean and median of every score."""
+
+    def __init__(self, description: Description) -> None:
+        self._about = description
+        self._values = {name: array("d") for name in (*description.components, "reward")}
+        self._start = time.monotonic()
+        self.pairs = self.failed = 0
+
+    def add(self, batch: Sequence[tuple[Row, Answer]]) -> None:
+        """Counts a batch."""
+        self.pairs += len(batch)
+        for _, answer in batch:
+            if isinstance(answer, PairError):
+                self.failed += 1
+            else:
+                for name, values in self._values.items():
+                    values.append(answer[name])
+
+    @property
+    def pairs_per_s(self) -> float:
+        """Since this object was made."""
+        return self.pairs / max(time.monotonic() - self._start, 1e-9)
+
+    def __str__(self) -> str:
+        seconds = time.monotonic() - self._start
+        lines = [
+            f"{self.pairs} pairs in {seconds:.1f} s ({self.pairs_per_s:.1f} pairs/s), {self.failed} failed",
+            f"backend {self._about.backend}, definition {self._about.definition}: {self._about.formula}",
+            *(f"  {model.name}: sha256 {model.sha256}" for model in self._about.models),
+        ]
+        if self.pairs > self.failed:
+            lines.append(f"{'':20}{'mean':>10}{'median':>10}")
+            for name, values in self._values.items():
+                lines.append(f"{name:20}{statistics.fmean(values):10.4f}{statistics.median(values):10.4f}")
+        return "\n".join(lines)
