@@ -18,6 +18,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from benchmarks.reports import Pair, other_hypotheses, report, report_pairs
@@ -81,6 +82,7 @@ def measure(setup: Setup, rounds: int, few: int, many: int, *, with_radeval: boo
         first = report_pairs(few, seed=100 + number)
         others = other_hypotheses(first, seed=number)
         _round(found, ours, radeval, first, others)
+        found.gemm.append(ours.gemm_flops_per_second())
         first = report_pairs(many, seed=200 + number)
         others = other_hypotheses(first, seed=number)
         found.many_cold.add(first, _timed(found, ours, "ours", first))
@@ -116,10 +118,10 @@ def _timed(found: Measured, worker: Worker, name: str, pairs: Sequence[Pair]) ->
 
 
 def summarize(found: Measured, setup: Setup) -> dict[str, Any]:
-    """The numbers to report. `share_of_peak`: of the fastest matrix product that was measured meanwhile."""
+    """The numbers to report. `share_of_peak`: of the median of the matrix products that were timed meanwhile."""
     from benchmarks.flops import FlopCounter
 
-    counter, peak = FlopCounter(setup.weights), max(found.gemm)
+    counter, peak = FlopCounter(setup.weights), median(found.gemm)
     summary: dict[str, Any] = {"threads": setup.threads, "gemm_gflops": [round(speed / 1e9, 1) for speed in found.gemm]}
     for name, run in (("cold", found.many_cold), ("cached_references", found.many_cached)):
         speed = counter.count(run.new_texts) / sum(run.seconds)
@@ -156,7 +158,8 @@ def summarize(found: Measured, setup: Setup) -> dict[str, Any]:
 
 def show(summary: dict[str, Any]) -> str:
     """The summary as text."""
-    lines = [f"{summary['threads']} threads; matrix product peak {max(summary['gemm_gflops'])} GFLOP/s", ""]
+    gemm = summary["gemm_gflops"]
+    lines = [f"{summary['threads']} threads; matrix products {min(gemm)} to {max(gemm)} GFLOP/s", ""]
     lines.append("same pairs           pairs  ours/s  RadEval/s   ratio (rounds; of CPU time)")
     for name in _STATES:
         if same := summary.get(f"same_pairs_{name}"):

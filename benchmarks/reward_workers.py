@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Protocol
 
 from benchmarks.reports import Pair
+from reward_server.threads import set_threads
 
 _REVISION = "0" * 40
 _GEMM_SIZE, _GEMM_TRIES = 4096, 5
@@ -143,7 +144,8 @@ def _link_cache(cache: Path, weights: Path) -> None:
 
 def _work(pipe: Connection, make: Callable[[Setup], Scorer], setup: Setup) -> None:
     """The worker's process: a list of pairs is scored; None asks for the speed of matrix products."""
-    os.environ |= {"OMP_NUM_THREADS": str(setup.threads), "GOMP_SPINCOUNT": "0", "TOKENIZERS_PARALLELISM": "false"}
+    set_threads(setup.threads)
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
     sys.stdout = sys.stderr  # RadEval prints
     started = time.perf_counter()
     scorer = make(setup)

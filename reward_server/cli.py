@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from reward_server.backends import BACKENDS
 from reward_server.errors import RewardError, RewardSetupError
 from reward_server.scorer import ScorerOptions
+from reward_server.threads import set_threads
 
 if TYPE_CHECKING:
     from reward_server.scoring import Source
@@ -119,8 +120,8 @@ def _positive(text: str) -> int:
 
 def _scorer_options(args: argparse.Namespace) -> ScorerOptions:
     """Also sets the threads, which torch reads once, when it is loaded."""
-    os.environ["OMP_NUM_THREADS"] = str(args.threads or len(os.sched_getaffinity(0)))
-    os.environ.setdefault("GOMP_SPINCOUNT", "0")
+    if "torch" not in sys.modules:  # a program that calls `main` may have loaded it, and keeps its threads
+        set_threads(args.threads or len(os.sched_getaffinity(0)))
     return ScorerOptions(args.backend, args.weights, args.radgraph, args.device, args.dtype, args.idf)
 
 

@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import os
-import sys
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import ray
 
-from reward_server.errors import RewardError
 from reward_server.scorer import Description, Scorer, ScorerOptions
 from reward_server.security import ServerSecurity
+from reward_server.threads import set_threads
 
 if TYPE_CHECKING:
     from reward_server.server import RewardServer
@@ -48,7 +47,7 @@ class RewardWorkerImpl:
     """The actor's class; its methods answer while it loads and scores."""
 
     def __init__(self, options: WorkerOptions) -> None:
-        _set_threads(options.threads)
+        set_threads(options.threads)
         self._options = options
         self._server: RewardServer | None = None
         self._starting: asyncio.Task[Serving] | None = None
@@ -101,11 +100,3 @@ def create_worker(options: WorkerOptions) -> Any:
         )
         .remote(options)
     )
-
-
-def _set_threads(threads: int) -> None:
-    """OpenMP reads these once, when torch loads it. Spinning threads would take the cores of the others."""
-    if "torch" in sys.modules:
-        raise RewardError("torch was loaded before the reward worker could set its threads")
-    os.environ["OMP_NUM_THREADS"] = str(threads)
-    os.environ["GOMP_SPINCOUNT"] = "0"

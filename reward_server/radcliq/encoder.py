@@ -8,6 +8,7 @@ only; a model's weights are shared by all threads, a call uses torch's threads.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -17,11 +18,9 @@ from torch.nn import functional as F
 
 from reward_server.errors import RewardSetupError
 
-# Rows of a matrix product. On CPUs fewer rows are slower and more make the answer to a single pair late; a GPU wants
+# Rows of a matrix product. On CPUs more would not be faster, and make the answer to a single pair late; a GPU wants
 # more.
-CPU_BLOCK, GPU_BLOCK = 512, 4096
-# Rows for the last layer where only the first token of each sequence goes on.
-_FIRST_BLOCK = 64
+CPU_BLOCK, GPU_BLOCK = 256, 4096
 # Rows in hand at once: bounds memory (some 100 MB with 768 numbers a row).
 _PACK_ROWS = 4096
 
@@ -58,17 +57,24 @@ class EncoderConfig:
             raise RewardSetupError(f"{name}: {error} is missing or not a number") from error
 
 
-@dataclass(frozen=True)
 class _Linear:
-    weight: Tensor
-    bias: Tensor
+    """A block of rows times the weights, plus the bias."""
 
-    def __call__(self, rows: Tensor, block: int) -> Tensor:
-        """Rows times the weights; the number of rows is a multiple of `block`."""
-        out = rows.new_empty(len(rows), len(self.weight))
-        for start in range(0, len(rows), block):
-            torch.addmm(self.bias, rows[start : start + block], self.weight.t(), out=out[start : start + block])
-        return out
+    def __init__(self, weight: Tensor, bias: Tensor, block: int) -> None:
+        self._bias, self._block = bias, block
+        self._packed: Tensor | None = None
+        if weight.device.type == "cpu" and weight.dtype == torch.float32 and torch.backends.mkl.is_available():  # type: ignore[no-untyped-call]
+            # MKL would bring the weights into its own order for every product: once is enough (10 % of the time).
+            # What it is given in their place has their shape and no memory.
+            self._packed = torch.ops.mkl._mkl_reorder_linear_weight(weight, block)
+            weight = weight.new_zeros(1, 1).expand(weight.shape)
+        self._weight = weight
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        if self._packed is None:
+            return torch.addmm(self._bias, rows, self._weight.t())
+        product: Tensor = torch.ops.mkl._mkl_linear(rows, self._packed, self._weight, self._bias, self._block)
+        return product
 
 
 @dataclass(frozen=True)
@@ -89,6 +95,11 @@ class _Layer:
     up: _Linear
     down: _Linear
     output_norm: _Norm
+
+    def after_attention(self, context: Tensor, rows: Tensor) -> Tensor:
+        """The layer's output for a block of rows."""
+        rows = self.attention_norm(self.attention_output(context).add_(rows))
+        return self.output_norm(self.down(F.gelu(self.up(rows))).add_(rows))
 
 
 class PackedEncoder:
@@ -117,7 +128,8 @@ class PackedEncoder:
         `layers`: only the first so many. `block`: rows of a matrix product (default: what suits the device).
         Raises RewardSetupError where a tensor is missing or has another shape than `config` says.
         """
-        take = _Taker(tensors, prefix, device, dtype)
+        chosen = block or (CPU_BLOCK if torch.device(device).type == "cpu" else GPU_BLOCK)
+        take = _Taker(tensors, prefix, device, dtype, chosen)
         hidden, eps = config.hidden_size, config.layer_norm_eps
         found = [
             _layer(take, f"encoder.layer.{i}.", hidden, eps)
@@ -127,7 +139,6 @@ class PackedEncoder:
         positions = take("embeddings.position_embeddings.weight", config.max_position_embeddings, hidden)
         positions = positions + take("embeddings.token_type_embeddings.weight", None, hidden)[0]
         norm = _norm(take, "embeddings.LayerNorm.", hidden, eps)
-        chosen = block or (CPU_BLOCK if torch.device(device).type == "cpu" else GPU_BLOCK)
         return cls((words, positions), norm, found, config, chosen)
 
     @property
@@ -151,17 +162,19 @@ class PackedEncoder:
 
     def _encode_pack(self, sequences: Sequence[Sequence[int]], first_only: bool) -> list[Tensor]:
         lengths = [len(sequence) for sequence in sequences]
-        rows = _filled(self._embed(sequences, lengths), self._block)
-        last = len(self._layers) - 1
-        for number, layer in enumerate(self._layers):
-            mixed = layer.query_key_value(rows, self._block)
-            if first_only and number == last:
-                rows = self._first_rows(rows, mixed, layer, lengths)
-                return [state.clone() for state in torch.split(rows[: len(lengths)], 1)]
-            context = torch.zeros_like(rows)
-            self._attend(mixed, context, lengths)
-            rows = _rest(layer, context, rows, self._block)
-        return [state.clone() for state in torch.split(rows[: sum(lengths)], lengths)]
+        rows = self._filled(self._embed(sequences, lengths))
+        # The same memory for all layers: to get and clear it takes as long as some of the computation.
+        mixed, context = rows.new_empty(len(rows), 3 * rows.shape[1]), torch.zeros_like(rows)
+        for layer in self._layers[: -1 if first_only else None]:
+            self._attend(layer, rows, mixed, context, lengths)
+            self._finish(layer, rows, context)
+        if not first_only:
+            return [state.clone() for state in torch.split(rows[: sum(lengths)], lengths)]
+        layer, firsts = self._layers[-1], [sum(lengths[:i]) for i in range(len(lengths))]
+        self._attend(layer, rows, mixed, context, lengths, first_only=True)
+        rows, context = self._filled(rows[firsts]), self._filled(context[: len(lengths)])
+        self._finish(layer, rows, context)
+        return [state.clone() for state in torch.split(rows[: len(lengths)], 1)]
 
     def _embed(self, sequences: Sequence[Sequence[int]], lengths: Sequence[int]) -> Tensor:
         device = self._words.device
@@ -170,28 +183,36 @@ class PackedEncoder:
         positions = torch.cat([torch.arange(first, first + length, device=device) for length in lengths])
         return self._norm(self._words[ids] + self._positions[positions])
 
-    def _attend(self, mixed: Tensor, context: Tensor, lengths: Sequence[int]) -> None:
-        """Fills `context` with what every sequence's tokens see of each other."""
-        start = 0
+    def _attend(
+        self,
+        layer: _Layer,
+        rows: Tensor,
+        mixed: Tensor,
+        context: Tensor,
+        lengths: Sequence[int],
+        *,
+        first_only: bool = False,
+    ) -> None:
+        """Fills `context` with what the tokens (or the first) of every sequence see of each other, a row for each."""
+        for start in range(0, len(rows), self._block):
+            mixed[start : start + self._block] = layer.query_key_value(rows[start : start + self._block])
+        start, place = 0, 0
         for length in lengths:
             query, key, value = self._heads(mixed[start : start + length])
-            seen = F.scaled_dot_product_attention(query[None], key[None], value[None])[0]
-            context[start : start + length].view(length, len(seen), -1).copy_(seen.transpose(0, 1))
-            start += length
+            asked = 1 if first_only else length
+            seen = _attention(query[:, :asked], key, value)
+            context[place : place + asked].view(asked, len(seen), -1).copy_(seen.transpose(0, 1))
+            start, place = start + length, place + asked
 
-    def _first_rows(self, rows: Tensor, mixed: Tensor, layer: _Layer, lengths: Sequence[int]) -> Tensor:
-        """The last layer for the first token of every sequence only."""
-        contexts, firsts = [], []
-        start = 0
-        for length in lengths:
-            query, key, value = self._heads(mixed[start : start + length])
-            seen = F.scaled_dot_product_attention(query[None, :, :1], key[None], value[None])[0]
-            contexts.append(seen.reshape(1, -1))
-            firsts.append(rows[start : start + 1])
-            start += length
-        return _rest(
-            layer, _filled(torch.cat(contexts), _FIRST_BLOCK), _filled(torch.cat(firsts), _FIRST_BLOCK), _FIRST_BLOCK
-        )
+    def _finish(self, layer: _Layer, rows: Tensor, context: Tensor) -> None:
+        """The layer after its attention, in the place of its input."""
+        for start in range(0, len(rows), self._block):
+            part = rows[start : start + self._block]
+            part.copy_(layer.after_attention(context[start : start + self._block], part))
+
+    def _filled(self, rows: Tensor) -> Tensor:
+        """Rows with zeros behind, up to a multiple of the block's rows."""
+        return F.pad(rows, (0, 0, 0, -len(rows) % self._block))
 
     def _heads(self, mixed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """[tokens, 3 x hidden] to three times [heads, tokens, size of a head]."""
@@ -202,8 +223,9 @@ class PackedEncoder:
 class _Taker:
     """Takes tensors of a checkpoint, with their shape checked."""
 
-    def __init__(self, tensors: Mapping[str, Tensor], prefix: str, device: str, dtype: torch.dtype) -> None:
+    def __init__(self, tensors: Mapping[str, Tensor], prefix: str, device: str, dtype: torch.dtype, block: int) -> None:
         self._tensors, self._prefix, self._device, self._dtype = tensors, prefix, device, dtype
+        self.block = block
 
     def __call__(self, name: str, *shape: int | None) -> Tensor:
         full = self._prefix + name
@@ -218,9 +240,13 @@ class _Taker:
 
 
 def _layer(take: _Taker, name: str, hidden: int, eps: float) -> _Layer:
-    parts = [_linear(take, f"{name}attention.self.{part}.", hidden, hidden) for part in ("query", "key", "value")]
+    parts = [f"{name}attention.self.{part}." for part in ("query", "key", "value")]
+    weights, biases = (
+        torch.cat([take(f"{part}{kind}", *shape) for part in parts])
+        for kind, shape in (("weight", (hidden, hidden)), ("bias", (hidden,)))
+    )
     return _Layer(
-        query_key_value=_Linear(torch.cat([p.weight for p in parts]), torch.cat([p.bias for p in parts])),
+        query_key_value=_Linear(weights, biases, take.block),
         attention_output=_linear(take, f"{name}attention.output.dense.", hidden, hidden),
         attention_norm=_norm(take, f"{name}attention.output.LayerNorm.", hidden, eps),
         up=_linear(take, f"{name}intermediate.dense.", None, hidden),
@@ -230,27 +256,21 @@ def _layer(take: _Taker, name: str, hidden: int, eps: float) -> _Layer:
 
 
 def _linear(take: _Taker, name: str, outputs: int | None, inputs: int | None) -> _Linear:
-    return _Linear(take(f"{name}weight", outputs, inputs), take(f"{name}bias", outputs))
+    return _Linear(take(f"{name}weight", outputs, inputs), take(f"{name}bias", outputs), take.block)
 
 
 def _norm(take: _Taker, name: str, hidden: int, eps: float) -> _Norm:
     return _Norm(take(f"{name}weight", hidden), take(f"{name}bias", hidden), eps)
 
 
-def _rest(layer: _Layer, context: Tensor, rows: Tensor, block: int) -> Tensor:
-    """A layer after its attention."""
-    rows = layer.attention_norm(layer.attention_output(context, block).add_(rows))
-    out = torch.empty_like(rows)
-    for start in range(0, len(rows), block):  # block by block: the wide activations stay in the cache
-        part = rows[start : start + block]
-        wide = F.gelu(layer.up(part, block))
-        out[start : start + block] = layer.output_norm(layer.down(wide, block).add_(part))
-    return out
-
-
-def _filled(rows: Tensor, block: int) -> Tensor:
-    """Rows with zeros behind, up to a multiple of `block`."""
-    return F.pad(rows, (0, 0, 0, -len(rows) % block))
+def _attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Scaled dot-product attention of one sequence, each [heads, tokens, size]."""
+    if query.device.type != "cpu":
+        return F.scaled_dot_product_attention(query[None], key[None], value[None])[0]
+    # On CPUs torch's fused kernel takes half as long again for the length of a report.
+    scale = 1 / math.sqrt(query.shape[-1])
+    similar = torch.baddbmm(query.new_empty(1), query, key.transpose(1, 2), beta=0, alpha=scale)
+    return torch.bmm(similar.softmax(dim=-1), value)
 
 
 def _packs(sequences: Sequence[Sequence[int]]) -> Iterator[list[Sequence[int]]]:
