@@ -21,31 +21,15 @@ from transformers import AutoTokenizer
 from reward_server.errors import RewardSetupError
 from reward_server.radcliq.encoder import EncoderConfig, PackedEncoder
 from reward_server.radcliq.weights import load_tensors
+from reward_server.text.labels import LABELS
 
-# The order of the heads in the published checkpoint.
-CONDITIONS = (
-    "Enlarged Cardiomediastinum",
-    "Cardiomegaly",
-    "Lung Opacity",
-    "Lung Lesion",
-    "Edema",
-    "Consolidation",
-    "Pneumonia",
-    "Atelectasis",
-    "Pneumothorax",
-    "Pleural Effusion",
-    "Pleural Other",
-    "Fracture",
-    "Support Devices",
-    "No Finding",
-)
 # The classes of a head; the head of "No Finding" has the first two only.
 BLANK, POSITIVE, NEGATIVE, UNCERTAIN = range(4)
 
 
 @dataclass(frozen=True)
 class ReportLabels:
-    """`embedding`: [hidden], float32. `classes`: a class of each of `CONDITIONS`."""
+    """`embedding`: [hidden], float32. `classes`: one for each of `LABELS`, which is the order of the heads."""
 
     embedding: Tensor
     classes: tuple[int, ...]
@@ -53,7 +37,7 @@ class ReportLabels:
     @property
     def positive(self) -> frozenset[str]:
         """The findings that are stated to be there, "No Finding" left out."""
-        named = zip(CONDITIONS[:-1], self.classes[:-1], strict=True)
+        named = zip(LABELS[:-1], self.classes[:-1], strict=True)
         return frozenset(condition for condition, label in named if label == POSITIVE)
 
 
@@ -71,7 +55,7 @@ class CheXbert:
         except RewardSetupError as error:
             raise RewardSetupError(f"{weights}: {error}") from error
         self._heads: list[tuple[Tensor, Tensor]] = []
-        for i in range(len(CONDITIONS)):
+        for i in range(len(LABELS)):
             name = f"linear_heads.{i}"
             if f"{name}.weight" not in tensors or f"{name}.bias" not in tensors:
                 raise RewardSetupError(f"{weights}: the checkpoint has no tensors {name}.weight and {name}.bias")
