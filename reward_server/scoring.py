@@ -127,11 +127,13 @@ def _answered(rows: Iterable[Row], source: Source, in_flight: int) -> Iterator[t
     asked: deque[tuple[list[Row], Future[list[Answer]]]] = deque()
     while True:
         while len(asked) < in_flight and (batch := list(islice(rows, _BATCH))):
-            asked.append((batch, source.submit_each([(row.reference, row.hypothesis) for row in batch])))
+            pairs = [(row.reference, row.hypothesis) for row in batch if row.problem is None]
+            asked.append((batch, source.submit_each(pairs)))
         if not asked:
             return
-        batch, answers = asked.popleft()
-        yield batch, answers.result()
+        batch, future = asked.popleft()
+        answers = iter(future.result())
+        yield batch, [next(answers) if row.problem is None else PairError(row.problem) for row in batch]
 
 
 class Summary:

@@ -24,11 +24,12 @@ _LONGEST_CELL = 64 * 2**20
 
 @dataclass(frozen=True)
 class Row:
-    """One pair: `fields` are what the output keeps of the input, first of all the `id`."""
+    """One pair: `fields` are what the output keeps of the input, the `id` first. `problem`: why it has no reports."""
 
     fields: Fields
     reference: str
     hypothesis: str
+    problem: str | None = None
 
 
 @dataclass(frozen=True)
@@ -41,15 +42,20 @@ class Columns:
 
     def row(self, fields: dict[str, Any], place: str, line: int) -> Row:
         """The pair in the fields of a line; `place` names the line in errors."""
-        reports = []
+        kept = {name: value for name, value in fields.items() if name not in (self.reference, self.hypothesis, self.id)}
+        kept = {"id": fields.get(self.id, line), **kept}
         for name in (self.reference, self.hypothesis):
             if name not in fields:
-                raise RewardSetupError(f"{place}: the field `{name}` is missing; the line has {_names(fields)}")
+                return Row(kept, "", "", f"{place}: the field `{name}` is missing; the line has {_names(fields)}")
             if not isinstance(fields[name], str):
-                raise RewardSetupError(f"{place}: the field `{name}` must be a string, not {_kind(fields[name])}")
-            reports.append(fields[name])
-        kept = {name: value for name, value in fields.items() if name not in (self.reference, self.hypothesis, self.id)}
-        return Row({"id": fields.get(self.id, line), **kept}, *reports)
+                return Row(kept, "", "", f"{place}: the field `{name}` must be a string, not {_kind(fields[name])}")
+        return Row(kept, fields[self.reference], fields[self.hypothesis])
+
+    def check_first(self, fields: Sequence[str], place: str) -> None:
+        """RewardSetupError if the columns or fields that a file begins with are not those that were named."""
+        for flag, name in (("--reference-column", self.reference), ("--hypothesis-column", self.hypothesis)):
+            if name not in fields:
+                raise RewardSetupError(f"{place}: no column `{name}`; it has {_names(fields)}: name yours with {flag}")
 
 
 class Rows:
@@ -87,6 +93,7 @@ def open_texts(references: str, hypotheses: str) -> Iterator[Rows]:
 
 
 def _read_json_lines(source: TextIO, name: str, columns: Columns) -> Iterator[Row]:
+    started = False
     for number, line in _lines(source, name):
         if not line.strip():
             continue
@@ -97,6 +104,9 @@ def _read_json_lines(source: TextIO, name: str, columns: Columns) -> Iterator[Ro
             raise RewardSetupError(f"{place}: not JSON ({error.msg} at column {error.colno})") from error
         if not isinstance(fields, dict):
             raise RewardSetupError(f"{place}: must be an object with `{columns.reference}` and `{columns.hypothesis}`")
+        if not started:
+            columns.check_first(list(fields), place)
+        started = True
         yield columns.row(fields, place, number)
 
 
@@ -120,11 +130,7 @@ def _read_table(source: TextIO, name: str, delimiter: str, columns: Columns) -> 
 
 
 def _check_header(header: Sequence[str], name: str, columns: Columns) -> None:
-    for flag, column in (("--reference-column", columns.reference), ("--hypothesis-column", columns.hypothesis)):
-        if column not in header:
-            raise RewardSetupError(
-                f"{name}, line 1: no column `{column}`; it has {_names(header)}: name yours with {flag}"
-            )
+    columns.check_first(header, f"{name}, line 1")
     twice = {column for column in header if header.count(column) > 1}
     if twice:
         raise RewardSetupError(f"{name}, line 1: {_names(sorted(twice))} stands twice in the header")

@@ -170,11 +170,23 @@ def test_servers_behind_tls_and_a_token_are_asked_with_files(
 def test_a_bad_line_is_named_and_what_stands_before_it_is_kept(
     pairs: Path, tmp_path: Path, server: RunningServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    pairs.write_text((json.dumps(LINES[0]) + "\n") * 64 + '{"reference": "x"}')
+    pairs.write_text((json.dumps(LINES[0]) + "\n") * 64 + '{"reference": ')
     output = tmp_path / "out.jsonl"
     assert score(pairs, output, *LOCAL) == 2
-    assert f"reward_server score: {pairs}, line 65: the field `hypothesis` is missing" in capsys.readouterr().err
+    assert f"reward_server score: {pairs}, line 65: not JSON" in capsys.readouterr().err
     assert len(rows_of(output)) == 64
+
+
+def test_a_line_without_its_reports_is_a_row_with_its_error_among_the_others(
+    pairs: Path, tmp_path: Path, server: RunningServer
+) -> None:
+    lines = [LINES[0], {"id": "bad", "reference": "x", "hypothesis": None}, LINES[0]]
+    pairs.write_text("\n".join(map(json.dumps, lines)))
+    output = tmp_path / "out.jsonl"
+    assert score(pairs, output, *LOCAL) == 1
+    first, bad, last = rows_of(output)
+    assert first == last
+    assert bad == {"id": "bad", "error": f"{pairs}, line 2: the field `hypothesis` must be a string, not null"}
 
 
 @pytest.mark.parametrize(

@@ -64,8 +64,8 @@ def test_metrics_are_served_over_http_and_each_server_has_its_own() -> None:
 
 
 @pytest.fixture
-def loggers() -> Iterator[None]:
-    """Puts back what `configure` changes."""
+def loggers(capfd: pytest.CaptureFixture[str]) -> Iterator[None]:
+    """Puts back what `configure` changes, before the captured stderr is closed."""
     changed = [logging.getLogger(name) for name in ("reward_server", "grpc")]
     before = [(log.handlers[:], log.level, log.propagate) for log in changed]
     yield

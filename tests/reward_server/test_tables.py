@@ -77,10 +77,7 @@ def test_texts_of_different_length_are_an_error_that_names_both(tmp_path: Path, 
     [
         ("x.jsonl", f"{{{SECRET}", "line 2: not JSON"),
         ("x.jsonl", f'["{SECRET}"]', "line 2: must be an object with `reference` and `hypothesis`"),
-        ("x.jsonl", f'{{"reference": "{SECRET}", "other": 1}}', "line 2: the field `hypothesis` is missing; .*`other`"),
-        ("x.jsonl", f'{{"reference": ["{SECRET}"], "hypothesis": ""}}', "`reference` must be a string, not a list"),
-        ("x.jsonl", '{"reference": "", "hypothesis": null}', "`hypothesis` must be a string, not null"),
-        ("x.jsonl", '{"reference": "", "hypothesis": NaN}', "`hypothesis` must be a string, not a number"),
+        ("y.jsonl", f'{{"reference": "{SECRET}", "other": 1}}', "line 1: no column .hypothesis.; .*--hypothesis"),
         ("x.csv", f"reference,hypothesis\n{SECRET},b,c", "line 2: 3 cells, the header has 2"),
         ("x.csv", f"reference,hypothesis\n{SECRET}", "line 2: 1 cells, the header has 2"),
         ("x.csv", f'reference,hypothesis\n{SECRET},"a', "line 2: not a table"),
@@ -92,11 +89,29 @@ def test_texts_of_different_length_are_an_error_that_names_both(tmp_path: Path, 
 def test_a_bad_row_is_named_by_file_line_and_field_without_its_text(
     tmp_path: Path, name: str, text: str, reason: str
 ) -> None:
-    first = "" if name == "x.csv" else '{"reference": "a", "hypothesis": "b"}\n'
+    first = "" if name in ("x.csv", "y.jsonl") else '{"reference": "a", "hypothesis": "b"}\n'
     with pytest.raises(RewardSetupError, match=reason) as caught:
         read(tmp_path / name, first + text)
     assert str(tmp_path / name) in str(caught.value)
     assert SECRET not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (f'{{"reference": "{SECRET}", "other": 1}}', "line 2: the field `hypothesis` is missing; the line has"),
+        (f'{{"reference": ["{SECRET}"], "hypothesis": ""}}', "`reference` must be a string, not a list"),
+        ('{"reference": "", "hypothesis": null}', "`hypothesis` must be a string, not null"),
+        ('{"reference": "", "hypothesis": NaN}', "`hypothesis` must be a string, not a number"),
+    ],
+)
+def test_a_line_without_its_reports_is_a_row_with_a_problem(tmp_path: Path, text: str, reason: str) -> None:
+    good = '{"reference": "a", "hypothesis": "b"}\n'
+    rows = read(tmp_path / "x.jsonl", good + text + "\n" + good)
+    assert [row.fields["id"] for row in rows] == [1, 2, 3]
+    assert [row.problem is None for row in rows] == [True, False, True]
+    assert reason in str(rows[1].problem)
+    assert SECRET not in str(rows[1].problem)
 
 
 def test_a_file_that_is_missing_or_not_text_is_named(tmp_path: Path) -> None:
