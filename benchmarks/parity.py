@@ -17,6 +17,7 @@ from pathlib import Path
 from benchmarks.checkpoints import write_checkpoints
 from benchmarks.reports import nasty_pairs, varied_pairs
 from reward_server.backends import create_scorer
+from reward_server.errors import RewardSetupError
 from reward_server.scorer import ScorerOptions
 
 TOLERANCE = 1e-5
@@ -36,7 +37,9 @@ def differences(weights: Path, pairs: int) -> tuple[int, dict[str, float]]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        "python -m benchmarks.parity", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--weights", type=Path)
     parser.add_argument("--pairs", type=int, default=100, help="realistic pairs (default: %(default)s)")
     args = parser.parse_args()
@@ -44,7 +47,10 @@ def main() -> int:
         weights = args.weights or Path(folder)
         if args.weights is None:
             write_checkpoints(weights, "mini")
-        number, found = differences(weights, args.pairs)
+        try:
+            number, found = differences(weights, args.pairs)
+        except RewardSetupError as error:
+            parser.error(str(error))
     print(f"| component | largest difference over {number} pairs |\n|---|---|")
     for name, difference in found.items():
         print(f"| `{name}` | {difference:.1e} |")

@@ -189,7 +189,7 @@ def show(summary: dict[str, Any]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--weights", type=Path, default=CACHE / "full", help="written if it is not there (3 GB)")
+    parser.add_argument("--weights", type=Path, default=CACHE / "full", help="written if it is not there (2.6 GB)")
     parser.add_argument("--packages", type=Path, default=CACHE, help="where benchmarks/setup.sh installed")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--rounds", type=int, default=2)

@@ -118,8 +118,29 @@ def _positive(text: str) -> int:
     return value
 
 
+def _port(text: str) -> int:
+    value = int(text)
+    if not 0 <= value < 2**16:
+        raise argparse.ArgumentTypeError("must be between 0 and 65535")
+    return value
+
+
+def _check_unused(args: argparse.Namespace) -> None:
+    """What would be ignored is refused: the scores would not be those that were asked for."""
+    asked = ScorerOptions("", args.weights, args.radgraph, args.device, args.dtype, args.idf)
+    if asked == ScorerOptions(""):
+        return
+    if args.backend is None:
+        raise RewardSetupError(
+            "--weights, --radgraph, --device, --dtype and --idf are for --backend: servers have theirs"
+        )
+    if args.backend == "embedded":
+        raise RewardSetupError("--weights, --radgraph, --device, --dtype and --idf mean nothing to --backend embedded")
+
+
 def _scorer_options(args: argparse.Namespace) -> ScorerOptions:
     """Also sets the threads, which torch reads once, when it is loaded."""
+    _check_unused(args)
     if "torch" not in sys.modules:  # a program that calls `main` may have loaded it, and keeps its threads
         set_threads(args.threads or len(os.sched_getaffinity(0)))
     return ScorerOptions(args.backend, args.weights, args.radgraph, args.device, args.dtype, args.idf)
@@ -131,6 +152,7 @@ def _opened_source(args: argparse.Namespace) -> Iterator[Source]:
     if (args.address is None) == (args.backend is None):
         raise RewardSetupError("choose what scores: either --backend (in this process) or --address (servers)")
     if args.address:
+        _check_unused(args)
         from reward_server.client import RewardClient
 
         with RewardClient(args.address.split(","), args.timeout, _client_security(args)) as client:
@@ -207,9 +229,12 @@ def _score(args: argparse.Namespace) -> int:
                 target, (*about.components, "reward"), table=args.output.lower().endswith(".csv")
             )
             summary = Summary(about)
-            for batch in score_rows(rows, source, cfg, writer, in_flight=_IN_FLIGHT if args.address else 1):
-                summary.add(batch)
-                shown.show(rows, summary)
+            try:
+                for batch in score_rows(rows, source, cfg, writer, in_flight=_IN_FLIGHT if args.address else 1):
+                    summary.add(batch)
+                    shown.show(rows, summary)
+            except (RewardError, RewardSetupError) as error:
+                raise type(error)(f"{error} ({summary.pairs} rows are in {args.output})") from error
     print(summary, file=sys.stderr)
     return 1 if summary.failed else 0
 
@@ -232,16 +257,16 @@ def _opened_rows(args: argparse.Namespace) -> AbstractContextManager[Rows]:
 def _serve_arguments(parser: argparse.ArgumentParser) -> None:
     _backend_arguments(parser, required=True)
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on; others than this machine need TLS")
-    parser.add_argument("--port", type=int, default=50051, help="0 picks a free one (default: %(default)s)")
-    parser.add_argument("--metrics-port", type=int, metavar="PORT", help="Prometheus metrics (default: none)")
+    parser.add_argument("--port", type=_port, default=50051, help="0 picks a free one (default: %(default)s)")
+    parser.add_argument("--metrics-port", type=_port, metavar="PORT", help="Prometheus metrics (default: none)")
     parser.add_argument("--metrics-host", default="127.0.0.1", help="address of the metrics (default: %(default)s)")
     parser.add_argument("--tls-cert", metavar="FILE", help="certificate of this server (PEM)")
     parser.add_argument("--tls-key", metavar="FILE", help="key of the certificate (PEM)")
     parser.add_argument("--tls-client-ca", metavar="FILE", help="mutual TLS: who vouches for clients (PEM)")
     parser.add_argument("--token-file", metavar="FILE", help="file with the bearer token that clients must send")
-    parser.add_argument("--max-pairs", type=_positive, metavar="N", help="most pairs of a request")
-    parser.add_argument("--max-characters", type=_positive, metavar="N", help="longest report")
-    parser.add_argument("--max-queue", type=_positive, metavar="N", help="most pairs that wait")
+    parser.add_argument("--max-pairs", type=_positive, metavar="N", help="most pairs of a request (default: 1024)")
+    parser.add_argument("--max-characters", type=_positive, metavar="N", help="longest report (default: 16000)")
+    parser.add_argument("--max-queue", type=_positive, metavar="N", help="most pairs that wait (default: 8192)")
     parser.add_argument("--log-format", choices=("text", "json"), default="text", help="(default: %(default)s)")
 
 

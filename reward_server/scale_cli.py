@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import socket
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from reward_server.directory import RewardDirectory
 
 _POLL_S = 0.5
+_CONNECT_S = 10.0
 
 
 def add_scale_parser(parser: argparse.ArgumentParser) -> None:
@@ -32,6 +34,7 @@ def add_scale_parser(parser: argparse.ArgumentParser) -> None:
 
 def scale_main(args: argparse.Namespace) -> int:
     """Scales and waits; RewardSetupError without a cluster or directory, RewardError when the time is over."""
+    _reach(args.ray_address)
     _send_token()
     import ray
 
@@ -41,8 +44,8 @@ def scale_main(args: argparse.Namespace) -> int:
         ray.init(address=args.ray_address, logging_level="ERROR", log_to_driver=False)
     except ConnectionError as error:
         raise RewardSetupError(
-            f"no Ray cluster at {args.ray_address} answers: give --ray-address HOST:PORT, or if its token is not in "
-            "~/.ray/auth_token, RAY_AUTH_TOKEN_PATH=FILE"
+            f"no Ray cluster answers ({_named(args.ray_address)}): give --ray-address HOST:PORT, or if its token is not"
+            " in ~/.ray/auth_token, RAY_AUTH_TOKEN_PATH=FILE"
         ) from error
     try:
         directory = RewardDirectory.find(args.namespace)
@@ -52,6 +55,23 @@ def scale_main(args: argparse.Namespace) -> int:
     finally:
         ray.shutdown()
     return 0
+
+
+def _named(address: str) -> str:
+    return "none runs on this machine" if address == "auto" else address
+
+
+def _reach(address: str) -> None:
+    """Ray would try for minutes where nobody listens, whatever time-out it is given."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit():
+        return  # "auto", or a name that Ray resolves
+    try:
+        socket.create_connection((host, int(port)), timeout=_CONNECT_S).close()
+    except (OSError, OverflowError) as error:
+        raise RewardSetupError(
+            f"no Ray cluster answers at {address} ({error}): give --ray-address HOST:PORT"
+        ) from error
 
 
 def _send_token() -> None:

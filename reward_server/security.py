@@ -251,7 +251,8 @@ def _check_pair(certificate: str | None, key: str | None) -> None:
 
 
 def _certificates(path: str) -> list[x509.Certificate]:
+    content = _read(path) or b""
     try:
-        return x509.load_pem_x509_certificates(_read(path) or b"")
+        return x509.load_pem_x509_certificates(content)
     except ValueError as error:
         raise RewardSetupError(f"{path}: no certificate in PEM form") from error

@@ -163,7 +163,8 @@ def _describe(options: ScorerOptions, folder: WeightsFolder) -> Description:
         ModelFile("distilroberta-base", sha256(folder.roberta)),
         ModelFile("bert-base-uncased (tokenizer)", sha256(folder.bert)),
     ]
-    definition = "radcliq-v1"
+    # Another RadGraph is another measure.
+    definition = "radcliq-v1" if options.radgraph == "radgraph" else f"radcliq-v1+{options.radgraph}"
     if options.idf:
         models.append(ModelFile("idf corpus", sha256(Path(options.idf))))
         definition += "+idf"

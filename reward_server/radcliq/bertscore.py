@@ -9,7 +9,6 @@ gives the baseline table; idf after its `get_idf_dict`, over a fixed corpus and 
 from __future__ import annotations
 
 import csv
-import json
 import math
 import re
 from collections import Counter
@@ -20,10 +19,10 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from transformers import AutoTokenizer
 
 from reward_server.errors import RewardSetupError
-from reward_server.radcliq.encoder import EncoderConfig, PackedEncoder
+from reward_server.radcliq.encoder import PackedEncoder
+from reward_server.radcliq.pretrained import encoder_config, load_tokenizer
 from reward_server.radcliq.weights import load_tensors
 
 LAYER = 5
@@ -44,8 +43,8 @@ class BertScore:
     def __init__(self, folder: Path, device: str, dtype: torch.dtype, idf: Path | None = None) -> None:
         """Raises RewardSetupError where a file or a tensor is missing or has another shape."""
         # The prefix space makes a report's first word the piece that it would be in the middle.
-        self._tokenizer = AutoTokenizer.from_pretrained(folder, add_prefix_space=True)
-        config = EncoderConfig.from_json(json.loads((folder / "config.json").read_text()), str(folder / "config.json"))
+        self._tokenizer = load_tokenizer(folder, add_prefix_space=True)
+        config = encoder_config(folder)
         weights = _weights_file(folder)
         tensors = load_tensors(weights)
         prefix = "roberta." if any(name.startswith("roberta.") for name in tensors) else ""

@@ -7,7 +7,6 @@ Sources: Smit et al. 2020, CheXbert (arXiv:2004.09167); Yu et al. 2023, `CXR-Rep
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,10 +15,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from transformers import AutoTokenizer
 
 from reward_server.errors import RewardSetupError
-from reward_server.radcliq.encoder import EncoderConfig, PackedEncoder
+from reward_server.radcliq.encoder import PackedEncoder
+from reward_server.radcliq.pretrained import encoder_config, load_tokenizer
 from reward_server.radcliq.weights import load_tensors
 from reward_server.text.labels import LABELS
 
@@ -46,8 +45,8 @@ class CheXbert:
 
     def __init__(self, weights: Path, bert: Path, device: str, dtype: torch.dtype) -> None:
         """Raises RewardSetupError where a file or a tensor is missing or has another shape."""
-        self._tokenizer = AutoTokenizer.from_pretrained(bert)
-        config = EncoderConfig.from_json(json.loads((bert / "config.json").read_text()), str(bert / "config.json"))
+        self._tokenizer = load_tokenizer(bert)
+        config = encoder_config(bert)
         # Trained under DataParallel, which puts "module." before every name.
         tensors = {name.removeprefix("module."): tensor for name, tensor in load_tensors(weights).items()}
         try:

@@ -21,6 +21,7 @@ import os
 import pickle
 import re
 import shlex
+import struct
 import tempfile
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -50,7 +51,8 @@ _SAME_MODELS = (
 _WRAPPERS = ("model_state_dict", "state_dict")
 # What torch and safetensors raise on a file that is damaged, or that would run code.
 _UNREADABLE = (
-    pickle.UnpicklingError, SafetensorError, RuntimeError, OSError, EOFError, ValueError, LookupError, TypeError
+    pickle.UnpicklingError, SafetensorError, struct.error, RuntimeError, OSError, EOFError, ValueError, LookupError,
+    TypeError,
 )  # fmt: skip
 _NAME = re.compile(r"[A-Za-z0-9_][\w.-]*(/[A-Za-z0-9_][\w.-]*)?")
 

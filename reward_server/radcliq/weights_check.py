@@ -15,11 +15,11 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-from transformers import AutoTokenizer
 
 from reward_server.errors import RewardSetupError
 from reward_server.radcliq.bertscore import BertScore
 from reward_server.radcliq.chexbert import CheXbert
+from reward_server.radcliq.pretrained import load_tokenizer
 from reward_server.radcliq.radgraph.archive import read_config
 from reward_server.radcliq.radgraph.model import RadGraphModel
 from reward_server.radcliq.weights import MissingWeightsError, WeightsFolder, load_tensors, sha256, weights_file
@@ -111,7 +111,7 @@ def _check_tokenizer(folder: Path) -> None:
     if not any(all((folder / name).is_file() for name in names) for names in _TOKENIZERS):
         choices = " or ".join(" and ".join(names) for names in _TOKENIZERS)
         raise RewardSetupError(f"{folder} has no tokenizer ({choices}): download it again")
-    words, known = _vocabulary_size(folder), len(AutoTokenizer.from_pretrained(folder))
+    words, known = _vocabulary_size(folder), len(load_tokenizer(folder))
     if known != words:
         raise RewardSetupError(f"{folder}: the tokenizer knows {known} word pieces, config.json says {words}")
 

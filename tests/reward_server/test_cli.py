@@ -173,7 +173,9 @@ def test_a_bad_line_is_named_and_what_stands_before_it_is_kept(
     pairs.write_text((json.dumps(LINES[0]) + "\n") * 64 + '{"reference": ')
     output = tmp_path / "out.jsonl"
     assert score(pairs, output, *LOCAL) == 2
-    assert f"reward_server score: {pairs}, line 65: not JSON" in capsys.readouterr().err
+    errors = capsys.readouterr().err
+    assert f"reward_server score: {pairs}, line 65: not JSON" in errors
+    assert f"(64 rows are in {output})" in errors
     assert len(rows_of(output)) == 64
 
 
@@ -197,6 +199,8 @@ def test_a_line_without_its_reports_is_a_row_with_its_error_among_the_others(
         (["--references", "x", "--output", "o"], "choose the pairs"),
         (["--input", "PAIRS", "--output", "o"], "choose what scores: either --backend"),
         (["--input", "PAIRS", "--output", "o", *LOCAL, "--address", "h:1"], "choose what scores"),
+        (["--input", "PAIRS", "--output", "o", *LOCAL, "--idf", "f"], "mean nothing to --backend embedded"),
+        (["--input", "PAIRS", "--output", "o", "--address", "127.0.0.1:9", "--weights", "w"], "are for --backend"),
         (["--input", "none.jsonl", "--output", "o", *LOCAL], "none.jsonl: No such file"),
         (["--input", "PAIRS", "--output", "PAIRS", *LOCAL], "is the input: choose another"),
         (["--input", "PAIRS", "--output", "none/o", *LOCAL], "none/o: No such file"),
@@ -373,3 +377,15 @@ def test_the_gallery_is_a_markdown_table(server: RunningServer, capsys: pytest.C
     assert lines[2].startswith("| hack | bleu2 |")
     assert len({line.count("|") for line in lines[2:]}) == 1
     assert len(lines) == 17
+
+
+@pytest.mark.parametrize("port", ["-1", "65536", "http"])
+def test_a_port_that_is_none_is_refused(port: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["serve", *LOCAL, "--port", port])
+    assert "--port" in capsys.readouterr().err
+
+
+def test_a_ray_cluster_that_is_not_there_is_named_at_once(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["scale", "2", "--ray-address", "127.0.0.1:9"]) == 2
+    assert "no Ray cluster answers at 127.0.0.1:9" in capsys.readouterr().err

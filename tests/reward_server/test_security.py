@@ -159,6 +159,7 @@ def test_a_token_file_that_others_can_read_is_warned_of(
         ({"token": "short"}, "at least 16"),
         ({"token": "words"}, "one word"),
         ({"token": "absent"}, "No such file"),
+        ({"certificate": "absent", "key": "key"}, "absent: No such file"),
     ],
 )
 def test_files_that_cannot_work_are_named(files: dict[str, str], given: dict[str, str], reason: str) -> None:

@@ -8,7 +8,6 @@ Memory is bounded by the longest report: others are read in groups of about `_GR
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from reward_server.errors import RewardSetupError
-from reward_server.radcliq.encoder import EncoderConfig, PackedEncoder
+from reward_server.radcliq.encoder import PackedEncoder
+from reward_server.radcliq.pretrained import encoder_config
 from reward_server.radcliq.radgraph.archive import ENCODER, read_archive, read_config
 from reward_server.radcliq.radgraph.graph import Graph
 from reward_server.radcliq.radgraph.heads import SpanHeads
@@ -57,7 +57,7 @@ class RadGraphModel:
         config = read_config(folder)
         home = backbone(config.model_name)
         file = home / "config.json"
-        sizes = EncoderConfig.from_json(json.loads(file.read_text(encoding="utf-8")), str(file))
+        sizes = encoder_config(home)
         archive = read_archive(folder, config, sizes.num_hidden_layers)
         try:
             encoder = PackedEncoder.from_tensors(

@@ -16,9 +16,9 @@ from pathlib import Path
 from types import MappingProxyType
 
 import regex
-from transformers import AutoTokenizer
 
 from reward_server.cache import LRUCache
+from reward_server.radcliq.pretrained import load_tokenizer
 
 _CACHED_WORDS = 50_000  # about 200 bytes each
 _LONGEST_CACHED = 64  # letters; longer ones are noise and would only fill the memory
@@ -56,7 +56,7 @@ class WordPieces:
     """The ids of the word pieces of single words, by the tokenizer in `backbone`. Not thread-safe."""
 
     def __init__(self, backbone: Path) -> None:
-        self._tokenizer = AutoTokenizer.from_pretrained(backbone)
+        self._tokenizer = load_tokenizer(backbone)
         self._known: LRUCache[tuple[int, ...]] = LRUCache(_CACHED_WORDS)
         self.first: int = self._tokenizer.cls_token_id
         self.last: int = self._tokenizer.sep_token_id

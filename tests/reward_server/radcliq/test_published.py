@@ -98,6 +98,11 @@ def test_the_description_names_the_definition_and_every_checkpoint(published: Sc
     assert all(len(model.sha256) == 64 for model in about.models)
 
 
+def test_another_radgraph_is_another_definition(mini_weights: Path) -> None:
+    scorer = create_scorer(ScorerOptions("published", weights=str(mini_weights), radgraph="radgraph-xl"))
+    assert scorer.description.definition == "radcliq-v1+radgraph-xl"
+
+
 def test_idf_comes_from_the_corpus_and_not_from_the_batch(
     mini_weights: Path, pairs: list[Pair], tmp_path: Path
 ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import pickle
+import re
 import shutil
 import tarfile
 from collections.abc import Callable
@@ -406,3 +407,22 @@ def test_random_checkpoints_are_the_same_each_time(mini_weights: Path, tmp_path:
         assert all(torch.equal(tensor, second[key]) for key, tensor in first.items()), name
     for name in ("bert-base-uncased", PUBMEDBERT):
         assert sha256(tmp_path / name) == sha256(mini_weights / name)
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "named"),
+    [
+        ("chexbert.pth", None, "chexbert.pth"),
+        ("bert-base-uncased/tokenizer.json", "{", "the tokenizer in .*bert-base-uncased"),
+        ("bert-base-uncased/config.json", "{", "bert-base-uncased/config.json can't be read"),
+        ("distilroberta-base/tokenizer.json", "[]", "the tokenizer in .*distilroberta-base"),
+    ],
+)
+def test_a_damaged_file_is_a_finding_that_names_it(folder: Path, file: str, content: str | None, named: str) -> None:
+    damaged = folder / file
+    if content is None:
+        damaged.write_bytes(damaged.read_bytes()[:1000])
+    else:
+        damaged.write_text(content)
+    wrong = [finding.note for finding in check(folder) if finding.state != "ok"]
+    assert any(re.search(named, note) for note in wrong), wrong
