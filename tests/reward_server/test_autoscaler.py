@@ -116,8 +116,11 @@ def test_the_autoscaler_adds_nodes_for_reward_workers_only_and_takes_them_back(c
         directory.scale(3)
         directory.wait_for(3, START_S)
         print(f"1 -> 3 workers, a node each: {time.monotonic() - began:.0f} s")
-        assert (nodes(RESOURCE), nodes("rollout")) == (3, 0)
+        # Ray may start one more, when it looks while a node is on its way, and takes it back.
+        until(lambda: nodes(RESOURCE) == 3)
+        assert nodes("rollout") == 0
         directory.scale(1)
         until(lambda: nodes(RESOURCE) == 1)
+        assert nodes("rollout") == 0
     assert load.problems == []
     print(f"{len(load.latencies)} calls, worst {1000 * max(load.latencies):.0f} ms")
