@@ -19,8 +19,9 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from protos import reward_pb2, reward_pb2_grpc
 from reward_server import calls
-from reward_server.calls import SERVICE, Answer, Checks, Endpoint, Score, Step
+from reward_server.calls import SERVICE, Checks, Endpoint, Step
 from reward_server.errors import PairError, RewardError
+from reward_server.pairs import Answer, Score
 from reward_server.scorer import Description, Pair
 
 if TYPE_CHECKING:

@@ -11,14 +11,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
+from reward_server.errors import PairError
 from reward_server.metrics import Metrics
+from reward_server.pairs import Answer, Score, score_each
 from reward_server.scorer import Pair, Scorer
 
 _LOG = logging.getLogger(__name__)
@@ -36,23 +37,13 @@ class BrokenError(Exception):
     """The scorer fails on everything."""
 
 
-@dataclass(frozen=True)
-class Failed:
-    """Why a pair has no scores; says nothing of what is in it."""
-
-    reason: str
-
-
-Outcome = dict[str, float] | Failed
-
-
 @dataclass(eq=False)
 class _Job:
     pairs: Sequence[Pair]
-    done: asyncio.Future[list[Outcome]]
+    done: asyncio.Future[list[Answer]]
     arrived: float = field(default_factory=time.monotonic)
     taken: int = 0
-    outcomes: list[Outcome] = field(default_factory=list)
+    outcomes: list[Answer] = field(default_factory=list)
 
     def take(self, most: int) -> Sequence[Pair]:
         part = self.pairs[self.taken : self.taken + most]
@@ -105,7 +96,7 @@ class Batcher:
         self._end_all(self._closed)
         await asyncio.to_thread(self._thread.shutdown)
 
-    async def score(self, pairs: Sequence[Pair]) -> list[Outcome]:
+    async def score(self, pairs: Sequence[Pair]) -> list[Answer]:
         """The outcome of all pairs, in order. Raises QueueFullError, StoppingError or BrokenError."""
         if self._closed:
             raise self._closed
@@ -176,10 +167,10 @@ class Batcher:
             if len(job.outcomes) == len(job.pairs) and not job.done.done():
                 job.done.set_result(job.outcomes)
 
-    def _score(self, pairs: Sequence[Pair]) -> list[Outcome]:
+    def _score(self, pairs: Sequence[Pair]) -> list[Answer]:
         """Runs in the scorer's thread. Raises BrokenError."""
-        outcomes = self._outcomes(pairs)
-        if all(isinstance(outcome, Failed) for outcome in outcomes):
+        outcomes = score_each(self._timed, pairs)
+        if all(isinstance(outcome, PairError) for outcome in outcomes):
             # Is it they or the scorer? The time makes a report that no cache holds.
             report = f"No pneumothorax. {time.time_ns()}"
             try:
@@ -188,22 +179,12 @@ class Batcher:
                 raise BrokenError(f"the backend fails on every pair: {type(error).__name__}") from error
         return outcomes
 
-    def _outcomes(self, pairs: Sequence[Pair]) -> list[Outcome]:
+    def _timed(self, pairs: Sequence[Pair]) -> list[Score]:
         started = time.monotonic()
-        try:
-            found = [_finite(score) for score in self._scorer.score(pairs)]
-            if len(found) != len(pairs):
-                raise ValueError(f"{len(found)} scores for {len(pairs)} pairs")
-        except Exception as error:  # the server lives on for the others, whatever a backend raises on one pair
-            # The message may quote a report: only its kind is told.
-            _LOG.debug("the scorer failed", exc_info=error)
-            if len(pairs) == 1:
-                return [Failed(f"the backend failed on this pair: {type(error).__name__}")]
-            half = len(pairs) // 2
-            return self._outcomes(pairs[:half]) + self._outcomes(pairs[half:])
+        scores = self._scorer.score(pairs)
         self._metrics.batch_pairs.observe(len(pairs))
         self._metrics.score_seconds.observe(time.monotonic() - started)
-        return found
+        return scores
 
     def _drop(self, job: _Job) -> None:
         self._metrics.dropped.inc(len(job.left))
@@ -218,13 +199,6 @@ class Batcher:
         self._waiting += pairs
         self._characters += characters
         self._metrics.waiting.set(self._waiting)
-
-
-def _finite(score: dict[str, float]) -> Outcome:
-    for name, value in score.items():
-        if not math.isfinite(value):
-            return Failed(f"the component {name} of this pair is {value}")
-    return score
 
 
 def _characters(pairs: Sequence[Pair]) -> int:

@@ -21,14 +21,12 @@ import grpc
 
 from protos import reward_pb2
 from reward_server.errors import PairError, RewardError
-from reward_server.pairs import size_or_error
+from reward_server.pairs import Answer, Score, size_or_error
 from reward_server.scorer import Description, ModelFile, Pair
 
 if TYPE_CHECKING:
     from reward_server.security import ClientSecurity
 
-Score = dict[str, float]
-Answer = Score | PairError
 SERVICE = reward_pb2.DESCRIPTOR.services_by_name["RewardService"].full_name
 
 _PAIRS_PER_REQUEST = 64

@@ -21,9 +21,10 @@ from grpc_health.v1 import health_pb2
 
 from protos import reward_pb2
 from reward_server import calls
-from reward_server.calls import SERVICE, Answer, Checks, Endpoint, Score, Step
+from reward_server.calls import SERVICE, Checks, Endpoint, Step
 from reward_server.errors import PairError, RewardError
 from reward_server.links import Link, Links, Timer
+from reward_server.pairs import Answer, Score
 from reward_server.scorer import Description, Pair
 
 if TYPE_CHECKING:

@@ -18,9 +18,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from configs.schema import RewardConfig
-from reward_server.calls import Score, scores_of
+from reward_server.calls import scores_of
 from reward_server.client import RewardClient
 from reward_server.errors import PairError, RewardError
+from reward_server.pairs import Score
 from reward_server.scoring import plain_reward
 from reward_server.spec import reward_from_components
 

@@ -6,7 +6,6 @@ row with its error, never a made-up score. Loads neither torch nor gRPC by itsel
 
 from __future__ import annotations
 
-import math
 import statistics
 import time
 from array import array
@@ -18,13 +17,12 @@ from typing import Protocol
 
 from configs.schema import RewardConfig
 from reward_server.errors import PairError, RewardSetupError
-from reward_server.pairs import size_or_error
+from reward_server.pairs import Answer, score_each, size_or_error
 from reward_server.scorer import Description, Pair, Scorer
 from reward_server.spec import COMPOSITES, reward_from_components
 from reward_server.tables import Row, ScoreWriter
 
 _BATCH = 64
-Answer = dict[str, float] | PairError
 
 
 class Source(Protocol):
@@ -48,30 +46,11 @@ class LocalSource:
     def submit_each(self, pairs: Sequence[Pair]) -> Future[list[Answer]]:
         """Scores at once."""
         sizes = [size_or_error(pair) for pair in pairs]
-        scored = iter(self._score([pair for pair, size in zip(pairs, sizes, strict=True) if isinstance(size, int)]))
+        sound = [pair for pair, size in zip(pairs, sizes, strict=True) if isinstance(size, int)]
+        scored = iter(score_each(self._scorer.score, sound))
         result: Future[list[Answer]] = Future()
         result.set_result([next(scored) if isinstance(size, int) else size for size in sizes])
         return result
-
-    def _score(self, pairs: Sequence[Pair]) -> list[Answer]:
-        if not pairs:
-            return []
-        try:
-            scores = self._scorer.score(pairs)
-        except Exception as error:
-            # Whatever a text does to a backend, the other pairs are scored. The message may quote a report.
-            if len(pairs) == 1:
-                return [PairError(f"the backend failed on this pair: {type(error).__name__}")]
-            half = len(pairs) // 2
-            return self._score(pairs[:half]) + self._score(pairs[half:])
-        return [_finite(components) for components in scores]
-
-
-def _finite(components: dict[str, float]) -> Answer:
-    for name, value in components.items():
-        if not math.isfinite(value):
-            return PairError(f"the component {name} is {value}")
-    return components
 
 
 def plain_reward(

@@ -19,9 +19,11 @@ import grpc
 import grpc.aio
 
 from protos import reward_pb2, reward_pb2_grpc
-from reward_server.batching import Batcher, BrokenError, Failed, Outcome, QueueFullError, StoppingError
+from reward_server.batching import Batcher, BrokenError, QueueFullError, StoppingError
+from reward_server.errors import PairError
 from reward_server.logs import fields
 from reward_server.metrics import Metrics
+from reward_server.pairs import Answer
 from reward_server.scorer import Description, Pair
 
 _LOADING = "the server is loading its weights"
@@ -121,7 +123,7 @@ class RewardService(reward_pb2_grpc.RewardServiceServicer):
         problem = self._problem(request, self.ready.description)
         if problem is not None:
             return grpc.StatusCode.INVALID_ARGUMENT, problem
-        outcomes: list[Outcome | None] = [self._too_long(pair) for pair in request.pairs]
+        outcomes: list[Answer | None] = [self._too_long(pair) for pair in request.pairs]
         pairs: Sequence[Pair] = [
             (pair.reference, pair.hypothesis) for pair, bad in zip(request.pairs, outcomes, strict=True) if bad is None
         ]
@@ -148,14 +150,14 @@ class RewardService(reward_pb2_grpc.RewardServiceServicer):
                 return f"components[{i}]: {component!r} is not one of {', '.join(about.components)}"
         return None
 
-    def _too_long(self, pair: reward_pb2.Pair) -> Failed | None:
+    def _too_long(self, pair: reward_pb2.Pair) -> PairError | None:
         for name, text in (("reference", pair.reference), ("hypothesis", pair.hypothesis)):
             if len(text) > self._limits.characters:
-                return Failed(f"{name}: {len(text)} characters, the limit is {self._limits.characters}")
+                return PairError(f"{name}: {len(text)} characters, the limit is {self._limits.characters}")
         return None
 
 
-def _message(outcome: Outcome, wanted: Sequence[str]) -> reward_pb2.PairScore:
-    if isinstance(outcome, Failed):
-        return reward_pb2.PairScore(error=outcome.reason)
+def _message(outcome: Answer, wanted: Sequence[str]) -> reward_pb2.PairScore:
+    if isinstance(outcome, PairError):
+        return reward_pb2.PairScore(error=str(outcome))
     return reward_pb2.PairScore(components={name: outcome[name] for name in wanted})

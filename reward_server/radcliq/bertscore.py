@@ -23,7 +23,7 @@ from torch import Tensor
 from reward_server.errors import RewardSetupError
 from reward_server.radcliq.encoder import PackedEncoder
 from reward_server.radcliq.pretrained import encoder_config, load_tokenizer
-from reward_server.radcliq.weights import load_tensors
+from reward_server.radcliq.weights import load_tensors, weights_file
 
 LAYER = 5
 
@@ -45,7 +45,7 @@ class BertScore:
         # The prefix space makes a report's first word the piece that it would be in the middle.
         self._tokenizer = load_tokenizer(folder, add_prefix_space=True)
         config = encoder_config(folder)
-        weights = _weights_file(folder)
+        weights = weights_file(folder)
         tensors = load_tensors(weights)
         prefix = "roberta." if any(name.startswith("roberta.") for name in tensors) else ""
         try:
@@ -117,10 +117,3 @@ def _raw_f1(reference: Pieces, hypothesis: Pieces) -> float:
     precision = float(similar.max(dim=1).values @ hypothesis.weights)
     recall = float(similar.max(dim=0).values @ reference.weights)
     return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
-
-
-def _weights_file(folder: Path) -> Path:
-    for name in ("model.safetensors", "pytorch_model.bin"):
-        if (folder / name).is_file():
-            return folder / name
-    raise RewardSetupError(f"{folder} has neither model.safetensors nor pytorch_model.bin")

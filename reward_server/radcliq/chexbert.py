@@ -22,8 +22,8 @@ from reward_server.radcliq.pretrained import encoder_config, load_tokenizer
 from reward_server.radcliq.weights import load_tensors
 from reward_server.text.labels import LABELS
 
-# The classes of a head; the head of "No Finding" has the first two only.
-BLANK, POSITIVE, NEGATIVE, UNCERTAIN = range(4)
+# A head's classes are blank, positive, negative and uncertain; the head of "No Finding" has the first two only.
+POSITIVE = 1
 
 
 @dataclass(frozen=True)
