@@ -8,7 +8,14 @@ from configs.schema import Config, RewardConfig
 from rrg.errors import UserError
 
 _PENALTIES = ("repetition", "length", "positive_f1")
-_RADGRAPH = ("radgraph", "radgraph_entity", "radgraph_relation")
+_RADGRAPH = (
+    "radgraph",
+    "radgraph_entity",
+    "radgraph_relation",
+    "radgraph_simple",
+    "radgraph_partial",
+    "radgraph_complete",
+)
 _RADCLIQ = (*_RADGRAPH, "bertscore", "semb", "bleu2", "radcliq_v1", "radcliq_v0")
 # What each backend of the reward server computes, and which of it may be the composite.
 COMPONENTS = {
@@ -16,6 +23,7 @@ COMPONENTS = {
     "published": (*_RADCLIQ, *_PENALTIES),
     "reference": (*_RADCLIQ, *_PENALTIES),
 }
+DATA_FORMATS = ("rendered_openi", "r2gen", "mimic_cxr", "openi", "kaggle", "rexrank", "jsonl", "csv")
 _COMPOSITES = ("embedded", "radcliq_v1", "radcliq_v0")
 
 
@@ -69,8 +77,12 @@ def _ranges(cfg: Config) -> Iterator[str]:
         )
     if cfg.model.dtype not in ("float32", "bfloat16"):
         yield f"model.dtype={cfg.model.dtype}: float32 or bfloat16"
-    if cfg.data.name not in ("rendered_openi", "r2gen"):
-        yield f"data.name={cfg.data.name}: rendered_openi or r2gen"
+    if cfg.data.name not in DATA_FORMATS:
+        yield f"data.name={cfg.data.name}: one of {', '.join(DATA_FORMATS)}"
+    if cfg.data.views not in ("all", "frontal"):
+        yield f"data.views={cfg.data.views}: all or frontal"
+    if cfg.data.without_findings not in ("skip", "impression"):
+        yield f"data.without_findings={cfg.data.without_findings}: skip or impression"
 
 
 def _combinations(cfg: Config) -> Iterator[str]:
@@ -79,8 +91,10 @@ def _combinations(cfg: Config) -> Iterator[str]:
         yield "rollout.samples_per_study < 2: GRPO compares samples of one study, so it needs at least 2"
     if rollout.max_staleness != 0:
         yield "rollout.max_staleness > 0: this version is synchronous; set it to 0"
-    if cfg.data.name == "r2gen" and cfg.data.root is None:
-        yield "data.root is not set: give the folder that holds annotation.json and images/, data.root=DIR"
+    if cfg.data.name != "rendered_openi" and cfg.data.root is None:
+        yield f"data.root is not set: give the folder of the data set ({cfg.data.name}), data.root=DIR"
+    if cfg.data.name != "mimic_cxr" and (cfg.data.reports or cfg.data.imagenome):
+        yield "data.reports and data.imagenome are for data.name=mimic_cxr: leave them out"
     if learner.rl.studies_per_step < rollout.num_actors:
         yield "learner.rl.studies_per_step < rollout.num_actors: some actors would never get work"
     if learner.rl.studies_per_step % learner.rl.minibatches:

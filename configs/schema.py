@@ -13,11 +13,19 @@ from omegaconf import MISSING
 
 @dataclass
 class DataConfig:
-    # Loader: "rendered_openi" (real Open-i reports, X-rays rendered from their MeSH codes) or "r2gen"
-    # (annotation.json).
+    # "rendered_openi" (real Open-i reports, X-rays rendered from their MeSH codes) or a format of real data:
+    # "r2gen", "mimic_cxr", "openi", "kaggle", "rexrank", "jsonl", "csv" (docs/data.md has the layout of each).
     name: str = MISSING
-    # Folder of the data set (r2gen: holds annotation.json and images/). Not used by rendered_openi.
+    # Folder of the data set (of the formats of one file: that file will do). Not used by rendered_openi.
     root: str | None = None
+    # MIMIC-CXR: folder or zip of the report texts (null: in `root`), and the folder of Chest ImaGenome (null: none).
+    reports: str | None = None
+    imagenome: str | None = None
+    # "all" images of a study, or "frontal" ones only (MIMIC-CXR, by ViewPosition).
+    views: str = "all"
+    # Studies without a findings section: "skip" leaves them out and counts them, "impression" takes that section
+    # instead (and leaves out those that have neither).
+    without_findings: str = "skip"
     # Where rendered images and backbone features are kept between runs.
     cache_dir: str = "${oc.env:LMRRG_CACHE,.cache}"
     # Side of the square that every image is brought to, pixels.

@@ -1,201 +1,269 @@
-"""How good reports are, and whether they depend on the image: every number of a run's final table.
+"""`python -m learner.evaluate`: how good reports are, from a predictions file or from a run's policy.
 
-Contract: `evaluate` is a pure function of studies, reports, the scorer and a seed; it does not generate. Per-study
-values are kept, so that two systems on the same studies are compared pairwise (`compare`).
-
-The *shuffle gap* is the reward lost when every study is given the report of another study. Reports depend on the image
-alone, so this equals showing the model another patient's X-ray. It is 0 for a model that ignores the image, however
-good its template is; reward, BLEU and ROUGE-L do not show that.
+Contract: tables on stdout, progress and errors on stderr, every number in `--json`. Prints and writes no report text
+but in the page that `--worst` asks for. Exit status 0; 1 where some pairs could not be scored; 2, with one line that
+names the file, flag or field and the way out, for a person's mistake or a server that can't be had. torch is loaded
+only where models score or write.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from itertools import chain
+import argparse
+import csv
+import json
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
-import numpy.typing as npt
+from rich.console import Console
 
-from configs.schema import EvalConfig
-from learner import metrics
-from learner.bootstrap import Array, Interval, Statistic, difference, draw_resamples, interval, mean
-from rrg.data.mentions import findings_in
-from rrg.data.study import Study
+from configs.schema import Config, DataConfig, ModelConfig, RewardConfig
+from learner.evaluation.arguments import parser, scoring_options
+from learner.evaluation.predictions import Columns, Prediction, aligned, read_predictions
+from learner.evaluation.result import Protocol, Result, build_result
+from learner.evaluation.scoring import NO_BACKEND, Scoring, opened
+from learner.evaluation.studies import CONTROLS, control_reports, finding_truth, studies_of
+from learner.evaluation.system import System, Task, measure
+from learner.evaluation.tables import print_result
+from learner.evaluation.worst import SUFFIXES, worst_cases, write_worst
+from learner.progress import Show
+from reward_server.errors import RewardError, RewardSetupError
+from reward_server.scoring import plain_reward
+from reward_server.spec import reward_from_components
 from rrg.errors import UserError
 
-Pair = tuple[str, str]
-"""(reference, hypothesis)"""
+if TYPE_CHECKING:
+    from rrg.data import StudySet
+    from rrg.data.study import Split, Study
 
-Scorer = Callable[[list[Pair]], list[dict[str, float]]]
-"""Reward components of every pair, in order; `RewardClient.score` is one."""
+os.environ.setdefault("GOMP_SPINCOUNT", "0")  # read when torch is imported
 
-Reward = Callable[[Mapping[str, float]], float]
-"""The training reward of one pair's components."""
-
-Metric = float | list[float] | None
-"""A JSON value: a number, [value, low, high], or None where the measure is undefined."""
+SYSTEM = "system"
+BASELINE = "baseline"
 
 
 @dataclass(frozen=True)
-class Evaluation:
-    """The measures of one system on a list of studies.
+class Inputs:
+    """The reports to measure, and the data set behind them where it is known."""
 
-    `metrics`: `reward`, `reward_abnormal` (over studies with a finding; None without any), the mean of every reward
-    component, `bleu1`..`bleu4`, `rougeL`, `finding_precision`, `finding_recall`, `finding_f1`, `finding_f1_shuffled`
-    (against the findings of other studies), `unique` (different outputs), `unique_share`, `repetition`, `words`,
-    `shuffle_gap` ([gap, low, high]). A component whose name is taken by one of these goes by `reward_<name>`.
-    `per_study`: reward, components, rougeL, repetition and words of each study, arrays in the order of `study_ids`.
-    `statistics`: what `compare` resamples; all metrics but the counts of unique outputs, which have no meaning there.
-    `finding_truth`: where the true findings come from, "codes" (MeSH) or, where some study has none, "reports" (for
-    those studies read from the reference text).
-    """
-
-    study_ids: tuple[str, ...]
-    metrics: dict[str, Metric]
-    per_study: dict[str, Array]
-    statistics: dict[str, Statistic] = field(repr=False)
-    finding_truth: str
+    rows: list[Prediction]
+    studies: list[Study] | None
+    train: list[Study]
+    configs: tuple[DataConfig, ModelConfig] | None
+    notes: list[str]
 
 
-def evaluate(
-    studies: Sequence[Study], hypotheses: Sequence[str], score: Scorer, reward: Reward, cfg: EvalConfig, seed: int
-) -> Evaluation:
-    """Measures `hypotheses[i]` against the report of `studies[i]`.
-
-    `seed` fixes permutations and resamples; give the same to every system that is compared. Every different pair is
-    scored once, in one call of `score`.
-    Raises UserError where there are too few studies for `cfg.permutations`.
-    """
-    if len(studies) != len(hypotheses):
-        raise ValueError(f"{len(studies)} studies but {len(hypotheses)} reports")
-    references = [study.target for study in studies]
-    donors = donor_studies(len(studies), cfg.permutations, seed)
-    pairs = list(zip(references, hypotheses, strict=True))
-    swapped = [[(ref, hypotheses[donor]) for ref, donor in zip(references, row, strict=True)] for row in donors]
-    scores = score_pairs([*pairs, *chain.from_iterable(swapped)], score)
-    matched = [scores[pair] for pair in pairs]
-    rewards = np.array([reward(components) for components in matched])
-    shuffled = np.array([[reward(scores[pair]) for pair in row] for row in swapped])
-    per_study = {
-        "reward": rewards,
-        "rougeL": np.array([metrics.rouge_l(*pair) for pair in pairs]),
-        "repetition": np.array([metrics.repetition(text) for text in hypotheses]),
-        "words": np.array([metrics.words(text) for text in hypotheses], dtype=np.float64),
-    }
-    truth = [true_findings(study) for study in studies]
-    statistics = {name: mean(values) for name, values in per_study.items()}
-    statistics["reward_abnormal"] = mean(rewards, of=[bool(findings) for findings in truth])
-    statistics |= _bleu_statistics(pairs) | _finding_statistics(truth, hypotheses, donors)
-    statistics["shuffle_gap"] = mean(_gap_influence(rewards, shuffled, donors))
-    for name in matched[0]:
-        free = name if name not in statistics else f"reward_{name}"
-        per_study[free] = np.array([components[name] for components in matched])
-        statistics[free] = mean(per_study[free])
-    values: dict[str, Metric] = {name: _number(statistic.value) for name, statistic in statistics.items()}
-    resamples = draw_resamples(len(studies), cfg.bootstrap, seed)
-    values["shuffle_gap"] = list(interval(statistics["shuffle_gap"], resamples))
-    values["unique"] = float(metrics.unique(hypotheses))
-    values["unique_share"] = metrics.unique(hypotheses) / len(hypotheses)
-    from_codes = all(study.findings is not None for study in studies)
-    ids = tuple(study.id for study in studies)
-    return Evaluation(ids, values, per_study, statistics, "codes" if from_codes else "reports")
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command; returns the exit status."""
+    args = parser().parse_args(arguments)
+    show = Show(Console(stderr=True))
+    try:
+        return run(args, show)
+    except (UserError, RewardSetupError, RewardError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"error: {error.filename or 'output'}: {error.strerror or error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
 
 
-def compare(first: Evaluation, second: Evaluation, cfg: EvalConfig, seed: int) -> dict[str, Interval]:
-    """`first` minus `second` for every metric that both have, with paired 95 % bootstrap intervals over studies.
-
-    Undefined differences (abnormal studies where there are none) are left out. Both must be of the same studies, and
-    of the same seed for the shuffle gap to be paired; raises ValueError where the studies differ.
-    """
-    if first.study_ids != second.study_ids:
-        raise ValueError("paired comparison of evaluations on different studies")
-    resamples = draw_resamples(len(first.study_ids), cfg.bootstrap, seed)
-    found = {
-        name: difference(statistic, second.statistics[name], resamples)
-        for name, statistic in first.statistics.items()
-        if name in second.statistics
-    }
-    return {name: interval for name, interval in found.items() if np.isfinite(interval.value)}
-
-
-def score_pairs(pairs: Iterable[Pair], score: Scorer) -> dict[Pair, dict[str, float]]:
-    """The reward components of every different pair, each scored once, all in one call of `score`."""
-    distinct = list(dict.fromkeys(pairs))
-    return dict(zip(distinct, score(distinct), strict=True))
-
-
-def true_findings(study: Study) -> frozenset[str]:
-    """The study's finding codes; where its source gives none, the findings that its reference report states."""
-    return study.findings if study.findings is not None else findings_in(study.target)
-
-
-def donor_studies(studies: int, permutations: int, seed: int) -> npt.NDArray[np.int64]:
-    """For each permutation and study the study whose report it is given, [permutations, studies].
-
-    Rows are derangements (nobody keeps the own report), and no study has the same donor twice: the studies are put on a
-    circle in random order, and every permutation looks a different random number of steps ahead.
-    Raises UserError where there are not more studies than permutations.
-    """
-    if studies <= permutations:
-        raise UserError(
-            f"evaluation.permutations={permutations} needs more than {permutations} test studies, there are {studies}: "
-            "raise data.limit_test or lower evaluation.permutations"
+def run(args: argparse.Namespace, show: Show) -> int:
+    """Reads or writes the reports, measures them, prints and writes what was asked for."""
+    _check(args)
+    config = _run_config(args)
+    inputs = _inputs(args, config, show)
+    baseline = _baseline(args, inputs.rows)
+    names = [name for name in args.controls.split(",") if name]
+    with show.phase("controls"):
+        texts = [row.hypothesis for row in inputs.rows]
+        controls, notes = control_reports(
+            names, texts, inputs.studies, inputs.train, inputs.configs, args.seed, show.advance
         )
-    rng = np.random.default_rng(seed)
-    circle = rng.permutation(studies)
-    steps = rng.choice(np.arange(1, studies), size=permutations, replace=False)
-    donors = np.empty((permutations, studies), dtype=np.int64)
-    for row, step in zip(donors, steps, strict=True):
-        row[circle] = np.roll(circle, -step)
-    return donors
+    systems = {SYSTEM: texts, **({} if baseline is None else {BASELINE: [row.hypothesis for row in baseline]})}
+    task = _task(args, inputs)
+    with show.phase("measures"), opened(scoring_options(args)) as scoring:
+        reward = None if scoring is None else _reward(config, scoring)
+        scored = None if reward is None else partial(reward_from_components, cfg=reward)
+        measured = measure(task, systems | controls, scoring, scored, show.advance)
+    reward_name = "of-the-run" if config is not None and reward is config.reward else "-composite"
+    protocol = _protocol(args, inputs, scoring, reward_name)
+    notes = [*inputs.notes, *notes, *_notes(args, measured, scoring)]
+    rivals = {name: measured[name] for name in controls}
+    result = build_result(measured[SYSTEM], measured.get(BASELINE), rivals, protocol, notes)
+    print_result(result, _stdout())
+    _write(args, result, inputs, measured[SYSTEM])
+    return 1 if any(system.failed for system in measured.values()) else 0
 
 
-def _gap_influence(matched: Array, shuffled: Array, donors: npt.NDArray[np.int64]) -> Array:
-    """One value a study whose mean is the shuffle gap and whose spread gives its interval, [studies].
-
-    A study takes part in the shuffled pairs twice: it is given another's report, and its report is given away. The
-    plain difference by study sees the first alone, and its interval is too narrow where reports differ in how well they
-    do elsewhere. So each study's value is the sum of both parts (the first-order projections of a U-statistic over
-    ordered pairs of studies). In simulations with 3 permutations the interval covers the truth in 97 to 100 of 100
-    cases, that of the plain difference in 79 to 82 where reports fare differently elsewhere.
-    A report that is the same for all studies gives exactly 0 for every study. Studies with equal references are kept:
-    their exchange costs nothing, which can make the gap smaller, never larger.
-    """
-    loss = matched - shuffled
-    as_receiver = loss.mean(axis=0)
-    as_donor = np.zeros_like(matched)
-    for row, donor in zip(loss, donors, strict=True):
-        as_donor[donor] += row / len(loss)
-    return np.asarray(as_receiver + as_donor - loss.mean())
-
-
-def _bleu_statistics(pairs: Sequence[Pair]) -> dict[str, Statistic]:
-    counts = np.stack([metrics.bleu_counts(*pair) for pair in pairs])
-
-    def of_order(order: int) -> Statistic:
-        return Statistic(counts, lambda sums: metrics.bleu(sums, order))
-
-    return {f"bleu{order}": of_order(order) for order in range(1, metrics.MAX_ORDER + 1)}
+def _check(args: argparse.Namespace) -> None:
+    """Before anything long starts: flags that would be ignored, and outputs that can't be written."""
+    if args.run and (args.format or args.root):
+        raise UserError("--format and --root are for --predictions: a run has its own data set")
+    if args.predictions and (args.out or args.limit):
+        raise UserError("--out and --limit are for --run")
+    if args.root and not args.format:
+        raise UserError("--root needs --format, the data set's format")
+    unknown = [name for name in args.controls.split(",") if name and name not in CONTROLS]
+    if unknown:
+        raise UserError(f"--controls: {unknown[0]!r} is none of {', '.join(CONTROLS)}")
+    for flag in ("json", "per_study", "worst"):
+        path = getattr(args, flag)
+        if path is not None and not Path(path).resolve().parent.is_dir():
+            raise UserError(f"--{flag.replace('_', '-')} {path}: its folder does not exist")
+    if args.worst and Path(args.worst).suffix.lower() not in SUFFIXES:
+        raise UserError(f"--worst {args.worst}: must end in {' or '.join(SUFFIXES)}")
 
 
-def _finding_statistics(
-    truth: Sequence[frozenset[str]], hypotheses: Sequence[str], donors: npt.NDArray[np.int64]
-) -> dict[str, Statistic]:
-    """Micro precision, recall and F1; and F1 against the findings of the studies that are given another's report."""
-    stated = {text: findings_in(text) for text in set(hypotheses)}
-    predicted = [stated[text] for text in hypotheses]
-    counts = np.stack([metrics.finding_counts(*pair) for pair in zip(predicted, truth, strict=True)])
-    shuffled = np.zeros_like(counts)
-    for row in donors:
-        shuffled += [metrics.finding_counts(predicted[donor], real) for donor, real in zip(row, truth, strict=True)]
-    return {
-        "finding_precision": Statistic(counts, metrics.finding_precision),
-        "finding_recall": Statistic(counts, metrics.finding_recall),
-        "finding_f1": Statistic(counts, metrics.finding_f1),
-        "finding_f1_shuffled": Statistic(shuffled, metrics.finding_f1),
-    }
+def _run_config(args: argparse.Namespace) -> Config | None:
+    """The run's config; without flags, what scores is the run's too."""
+    config = None
+    if args.run:
+        from learner.generation import run_config
+
+        config = run_config(Path(args.run))
+        if args.backend is None and args.reward_address is None:
+            own = config.reward
+            args.backend, args.weights, args.radgraph = own.backend, args.weights or own.weights, own.radgraph
+            args.reward_address, args.tls_ca = own.address, args.tls_ca or own.tls_ca
+            args.tls_server_name = args.tls_server_name or own.tls_server_name
+            args.token_file = args.token_file or own.token_file
+            if own.address is not None:
+                args.weights = None
+    args.backend = args.backend or "embedded"
+    return config
 
 
-def _number(value: float) -> float | None:
-    return value if np.isfinite(value) else None
+def _inputs(args: argparse.Namespace, config: Config | None, show: Show) -> Inputs:
+    if config is None:
+        return _of_predictions(args, show)
+    from learner.generation import generate_reports, policy_folder
+    from rrg.data import load_studies
+
+    split: Split = args.split or "test"
+    policy = policy_folder(Path(args.run), args.checkpoint)
+    with show.phase("data"):
+        studies = load_studies(config.data, progress=show.advance)
+    out = Path(args.out) if args.out else Path(args.run) / f"reports_{policy.parent.name}_{split}.jsonl"
+    with show.phase("reports"):
+        reports = generate_reports(config, policy, studies, split, out, show, args.limit)
+    show.line(f"reports: {out}")
+    rows = [Prediction(row["id"], row["reference"], row["hypothesis"]) for row in reports]
+    found = studies_of(rows, studies, split)
+    return Inputs(rows, found, studies.split("train"), (config.data, config.model), _excluded(studies))
+
+
+def _of_predictions(args: argparse.Namespace, show: Show) -> Inputs:
+    rows = read_predictions(Path(args.predictions), Columns(*args.columns), args.section)
+    if args.format is None:
+        return Inputs(rows, None, [], None, [])
+    from rrg.data import load_studies
+
+    data = DataConfig(name=args.format, root=args.root, reports=args.reports)
+    data.cache_dir = args.cache_dir or os.environ.get("LMRRG_CACHE", ".cache")
+    if args.section == "impression":
+        data = replace(data, without_findings="impression")
+    split: Split = args.split or "test"
+    with show.phase("data"):
+        studies = load_studies(data, progress=show.advance)
+    found = studies_of(rows, studies, split)
+    notes = _excluded(studies)
+    missing = len(studies.split(split)) - len(rows)
+    if missing:
+        notes.append(f"{missing} of the {len(studies.split(split))} studies of the split {split} have no prediction")
+    return Inputs(rows, found, studies.split("train"), (data, ModelConfig()), notes)
+
+
+def _excluded(studies: StudySet) -> list[str]:
+    notes = [f"{count} studies of the data set left out: {reason}" for reason, count in studies.skipped.items()]
+    problems = len(studies.problems)
+    return [*notes, f"{problems} bad records of the data set left out"] if problems else notes
+
+
+def _baseline(args: argparse.Namespace, rows: Sequence[Prediction]) -> list[Prediction] | None:
+    if args.baseline is None:
+        return None
+    found = read_predictions(Path(args.baseline), Columns(*args.columns), args.section)
+    return aligned(rows, found, (args.predictions or "the run", args.baseline))
+
+
+def _task(args: argparse.Namespace, inputs: Inputs) -> Task:
+    findings = [None] * len(inputs.rows) if inputs.studies is None else [s.findings for s in inputs.studies]
+    return Task(
+        ids=tuple(row.id for row in inputs.rows),
+        references=tuple(row.reference for row in inputs.rows),
+        findings=tuple(findings),
+        verbatim=args.verbatim,
+        meteor=not args.no_meteor,
+    )
+
+
+def _reward(config: Config | None, scoring: Scoring) -> RewardConfig:
+    """The run's training reward where its backend scores, else -composite without penalties."""
+    about = scoring.description
+    own = config is not None and config.reward.backend == about.backend
+    return config.reward if config is not None and own else plain_reward(about)
+
+
+def _protocol(
+    args: argparse.Namespace, inputs: Inputs, scoring: Scoring | None, reward_name: str
+) -> Protocol:
+    known = inputs.configs is not None
+    return Protocol(
+        section=args.section,
+        split=args.split or ("test" if known else "unknown"),
+        studies=len(inputs.rows),
+        verbatim=args.verbatim,
+        finding_truth=finding_truth(inputs.studies or []),
+        reward=reward_name,
+        bootstrap=args.bootstrap,
+        seed=args.seed,
+        description=None if scoring is None else scoring.description,
+    )
+
+
+def _notes(args: argparse.Namespace, measured: dict[str, System], scoring: Scoring | None) -> list[str]:
+    from learner.evaluation.nlg import NO_JAVA
+
+    notes = []
+    if args.backend == NO_BACKEND and args.reward_address is None:
+        notes.append("no reward, no labels: --backend none")
+    if "meteor" not in measured[SYSTEM].statistics["text"]:
+        notes.append("METEOR: left out (--no-meteor)" if args.no_meteor else NO_JAVA)
+    if scoring is not None and scoring.description.backend == "embedded":
+        notes.append("the backend embedded is rules and a small encoder: not RadCliQ, RadGraph or CheXbert")
+    for name, system in measured.items():
+        if system.failed:
+            notes.append(f"{name}: {system.failed} studies have no score, the first because: {system.failure}")
+    return notes
+
+
+def _write(args: argparse.Namespace, result: Result, inputs: Inputs, system: System) -> None:
+    if args.json:
+        text = json.dumps(result, indent=2, allow_nan=False)
+        Path(args.json).write_text(text + "\n", encoding="utf-8")
+    if args.per_study:
+        with open(args.per_study, "w", encoding="utf-8", newline="") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(["id", *system.per_study])
+            columns = [values.tolist() for values in system.per_study.values()]
+            for row, *values in zip(inputs.rows, *columns, strict=True):
+                writer.writerow([row.id, *("" if value != value else value for value in values)])  # NaN: no score
+    if args.worst:
+        by = "reward" if "reward" in system.per_study else "rougeL"
+        cases = worst_cases(inputs.rows, inputs.studies, system.per_study, by, args.worst_count)
+        write_worst(Path(args.worst), cases, by)
+
+
+def _stdout() -> Console:
+    console = Console()
+    return console if console.is_terminal else Console(width=200)  # a file or a pipe has no edge
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -22,10 +22,11 @@ from rich.console import Console
 
 from actors.env import rollout_env
 from configs.schema import Config
-from learner import controls, plan
+from learner import plan
 from learner.algorithm import ReportRL, ReportRLConfig
 from learner.checkpoints import latest_checkpoint, read_state
-from learner.evaluate import Evaluation, evaluate
+from learner.evaluation import controls
+from learner.evaluation.measures import Evaluation, evaluate
 from learner.progress import Show
 from learner.rewards import connected, start_rewards
 from learner.summary import build_summary, print_summary, write_summary
@@ -97,6 +98,8 @@ def prepare_data(cfg: Config, show: Show) -> tuple[StudySet, FeatureStore]:
         show.line(f"skipped: {problem.file}: {problem.field}: {problem.reason}")
     counts = ", ".join(f"{name} {len(studies.split(name))}" for name in ("train", "val", "test"))
     show.line(f"studies: {counts}; skipped {len(studies.problems)}")
+    for reason, count in studies.skipped.items():
+        show.line(f"left out: {count} studies: {reason}")
     return studies, store
 
 
@@ -192,7 +195,7 @@ def evaluate_policy(
 def evaluate_controls(
     cfg: Config, client: RewardClient, studies: StudySet, store: FeatureStore
 ) -> dict[str, Evaluation]:
-    """The measures of reports that need no policy: constants and nearest neighbours (`learner.controls`)."""
+    """The measures of reports that need no policy: constants and nearest neighbours (`learner.evaluation.controls`)."""
     train, test = studies.split("train"), studies.split("test")
     reward = partial(reward_from_components, cfg=cfg.reward)
     texts = controls.all_controls(

@@ -8,9 +8,16 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from configs.schema import Config
 from rrg.errors import UserError
+
+_NEEDED_FILE: Final = {
+    "r2gen": "annotation.json",
+    "mimic_cxr": "mimic-cxr-2.0.0-split.csv",
+    "kaggle": "indiana_reports.csv",
+}
 
 
 @dataclass(frozen=True)
@@ -73,13 +80,7 @@ def require(cfg: Config) -> None:
             counted here.
     """
     missing: list[str] = []
-    if cfg.data.name == "r2gen":
-        root = Path(cfg.data.root or "")
-        if not (root / "annotation.json").is_file():
-            missing.append(
-                f"data: {root / 'annotation.json'} does not exist; data.root must be the folder that holds "
-                "annotation.json and images/ in R2Gen's form"
-            )
+    missing += _missing_data(cfg)
     path = cfg.model.llm.path
     local = path is not None and path.startswith(("/", "./", "../"))
     if path is not None and local and not (Path(path) / "config.json").is_file():
@@ -95,6 +96,18 @@ def require(cfg: Config) -> None:
         )
     if missing:
         raise UserError("cannot start:\n" + "\n".join(f"  - {line}" for line in missing))
+
+
+def _missing_data(cfg: Config) -> list[str]:
+    """The file without which `data.root` can't be a data set of that format."""
+    if cfg.data.root is None:
+        return []
+    root, needed = Path(cfg.data.root), _NEEDED_FILE.get(cfg.data.name)
+    if needed is None:
+        return [] if root.exists() else [f"data: data.root={root} does not exist"]
+    if any((root / name).is_file() for name in (needed, f"{needed}.gz")):
+        return []
+    return [f"data: {root / needed} does not exist; data.root is no {cfg.data.name} data set (docs/data.md)"]
 
 
 def _missing_reward(cfg: Config) -> list[str]:

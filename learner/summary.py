@@ -18,10 +18,10 @@ from rich.table import Table
 from rich.text import Text
 
 from configs.schema import EvalConfig
-from learner.bootstrap import Interval
-from learner.controls import CONSTANT
-from learner.evaluate import Evaluation, Metric, compare
-from reward_server.spec import COMPOSITES
+from learner.evaluation.bootstrap import Interval
+from learner.evaluation.controls import CONSTANT
+from learner.evaluation.direction import arrow
+from learner.evaluation.measures import Evaluation, Metric, compare
 
 FINDING_F1_GOAL = 0.45
 """The least finding F1 of a warm start that is worth reinforcing: below, the policy hardly sees the image."""
@@ -32,11 +32,6 @@ Summary = dict[str, Any]
 _REWARD_ROWS = ("reward", "reward_abnormal")
 _CLINICAL_ROWS = ("finding_precision", "finding_recall", "finding_f1", "finding_f1_shuffled", "shuffle_gap")
 _TEXT_ROWS = ("bleu1", "bleu2", "bleu3", "bleu4", "rougeL", "unique", "unique_share", "repetition", "words")
-# Components of the reward that are better when high, and its penalties; the composite goes by its backend's name.
-_RADGRAPH = {"radgraph", "radgraph_entity", "radgraph_relation"}
-_HIGHER_COMPONENTS = {"bertscore", "graph_f1", "label_similarity", "positive_f1", "reward_bleu2", "semb", *_RADGRAPH}
-_LOWER_COMPONENTS = {"length", "repetition", "reward_repetition", "radcliq_v1", "radcliq_v0"}
-_HIGHER = {*_REWARD_ROWS, *_CLINICAL_ROWS, "bleu1", "bleu2", "bleu3", "bleu4", "rougeL"} - {"finding_f1_shuffled"}
 _DIGITS = {"unique": 0, "words": 1}
 _POLICY_COLUMNS = 4  # metric, warm start, RL, difference
 _GUTTER = 2  # characters between columns
@@ -161,7 +156,7 @@ def table_cells(summary: Summary) -> tuple[list[str], list[list[str]]]:
         gain = summary["rl_minus_sft"].get(name)
         rows.append(
             _row(
-                name + _direction(name, summary["reward_backend"]),
+                name + arrow(name),
                 values,
                 _spread(Interval(*gain)) if gain else "",
                 _DIGITS.get(name, 3),
@@ -171,14 +166,6 @@ def table_cells(summary: Summary) -> tuple[list[str], list[list[str]]]:
             rows.append(_row("  95 % from", [_numbers(value)[1] for value in values]))
             rows.append(_row("  95 % to", [_numbers(value)[2] for value in values]))
     return header, rows
-
-
-def _direction(name: str, backend: str) -> str:
-    """Which way is better; nothing where that depends (words) or nobody has said (unknown components)."""
-    if name in _HIGHER | _HIGHER_COMPONENTS:
-        return " ↑"
-    lower = name in _LOWER_COMPONENTS or name == COMPOSITES.get(backend)
-    return " ↓" if lower else ""
 
 
 def _table(header: list[str], rows: list[list[str]]) -> Table:

@@ -49,6 +49,32 @@ class ScoreResponse(_message.Message):
     models: _containers.RepeatedCompositeFieldContainer[Model]
     def __init__(self, scores: _Optional[_Iterable[_Union[PairScore, _Mapping]]] = ..., backend: _Optional[str] = ..., definition: _Optional[str] = ..., models: _Optional[_Iterable[_Union[Model, _Mapping]]] = ...) -> None: ...
 
+class LabelRequest(_message.Message):
+    __slots__ = ("texts",)
+    TEXTS_FIELD_NUMBER: _ClassVar[int]
+    texts: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, texts: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class TextLabels(_message.Message):
+    __slots__ = ("classes", "error")
+    CLASSES_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    classes: _containers.RepeatedScalarFieldContainer[int]
+    error: str
+    def __init__(self, classes: _Optional[_Iterable[int]] = ..., error: _Optional[str] = ...) -> None: ...
+
+class LabelResponse(_message.Message):
+    __slots__ = ("labels", "backend", "definition", "models")
+    LABELS_FIELD_NUMBER: _ClassVar[int]
+    BACKEND_FIELD_NUMBER: _ClassVar[int]
+    DEFINITION_FIELD_NUMBER: _ClassVar[int]
+    MODELS_FIELD_NUMBER: _ClassVar[int]
+    labels: _containers.RepeatedCompositeFieldContainer[TextLabels]
+    backend: str
+    definition: str
+    models: _containers.RepeatedCompositeFieldContainer[Model]
+    def __init__(self, labels: _Optional[_Iterable[_Union[TextLabels, _Mapping]]] = ..., backend: _Optional[str] = ..., definition: _Optional[str] = ..., models: _Optional[_Iterable[_Union[Model, _Mapping]]] = ...) -> None: ...
+
 class DescribeRequest(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...

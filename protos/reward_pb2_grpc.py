@@ -44,6 +44,11 @@ class RewardServiceStub:
                 request_serializer=protos_dot_reward__pb2.ScoreRequest.SerializeToString,
                 response_deserializer=protos_dot_reward__pb2.ScoreResponse.FromString,
                 _registered_method=True)
+        self.Label = channel.unary_unary(
+                '/lmrrg.reward.v1.RewardService/Label',
+                request_serializer=protos_dot_reward__pb2.LabelRequest.SerializeToString,
+                response_deserializer=protos_dot_reward__pb2.LabelResponse.FromString,
+                _registered_method=True)
         self.Describe = channel.unary_unary(
                 '/lmrrg.reward.v1.RewardService/Describe',
                 request_serializer=protos_dot_reward__pb2.DescribeRequest.SerializeToString,
@@ -71,6 +76,13 @@ class RewardServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Label(self, request, context):
+        """The 14 CheXpert labels of every text of the request, in order. Refused as `Score` is, with the same limits.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Describe(self, request, context):
         """What the server computes and with which models.
         """
@@ -90,6 +102,11 @@ def add_RewardServiceServicer_to_server(servicer, server):
                     servicer.ScoreStream,
                     request_deserializer=protos_dot_reward__pb2.ScoreRequest.FromString,
                     response_serializer=protos_dot_reward__pb2.ScoreResponse.SerializeToString,
+            ),
+            'Label': grpc.unary_unary_rpc_method_handler(
+                    servicer.Label,
+                    request_deserializer=protos_dot_reward__pb2.LabelRequest.FromString,
+                    response_serializer=protos_dot_reward__pb2.LabelResponse.SerializeToString,
             ),
             'Describe': grpc.unary_unary_rpc_method_handler(
                     servicer.Describe,
@@ -151,6 +168,33 @@ class RewardService:
             '/lmrrg.reward.v1.RewardService/ScoreStream',
             protos_dot_reward__pb2.ScoreRequest.SerializeToString,
             protos_dot_reward__pb2.ScoreResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Label(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lmrrg.reward.v1.RewardService/Label',
+            protos_dot_reward__pb2.LabelRequest.SerializeToString,
+            protos_dot_reward__pb2.LabelResponse.FromString,
             options,
             channel_credentials,
             insecure,

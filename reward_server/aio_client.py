@@ -22,16 +22,19 @@ from reward_server import calls
 from reward_server.calls import SERVICE, Checks, Endpoint, Step
 from reward_server.errors import PairError, RewardError
 from reward_server.pairs import Answer, Score
-from reward_server.scorer import Description, Pair
+from reward_server.questions import LABELS, SCORES, Question
+from reward_server.scorer import Description, Labels, Pair
 
 if TYPE_CHECKING:
     from reward_server.security import ClientSecurity
 
+I = TypeVar("I")  # noqa: E741
+V = TypeVar("V")
 T = TypeVar("T")
 
 
 class AsyncRewardClient:
-    """Scores pairs on one or more reward servers; make it in the event loop that uses it.
+    """Scores pairs and labels texts on one or more reward servers; make it in the event loop that uses it.
 
     `addresses`: "host:port" each. `timeout_s`: deadline of a call, retries included. An asynchronous context manager.
     """
@@ -48,45 +51,57 @@ class AsyncRewardClient:
 
     async def score(self, pairs: Sequence[Pair]) -> list[Score]:
         """The components of every (reference, hypothesis), in order; RewardError if any is missing at the deadline."""
-        return calls.scores_of(await self.score_each(pairs))
+        return SCORES.values_of(await self.score_each(pairs))
 
     async def score_each(self, pairs: Sequence[Pair]) -> list[Answer]:
         """Like `score`, with a PairError in the place of every pair that can't be scored."""
+        return await self._answers(SCORES, pairs)
+
+    async def label(self, texts: Sequence[str]) -> list[Labels]:
+        """The classes of every text, in the order of `reward_server.text.labels.LABELS`: 0 blank, 1 positive,
+        2 negative, 3 uncertain; RewardError if any is missing at the deadline."""
+        answers = await self._answers(LABELS, texts)
+        return LABELS.values_of(answers)
+
+    async def _answers(self, question: Question[I, V], items: Sequence[I]) -> list[V | PairError]:
         deadline = time.monotonic() + self._timeout_s
-        answers: list[Answer | None] = [None] * len(pairs)
-        parts = list(calls.split(pairs, answers))
-        tasks = [asyncio.create_task(self._score_part(pairs, part, deadline)) for part in parts]
+        answers: list[V | PairError | None] = [None] * len(items)
+        parts = list(question.split(items, answers))
+        about = question.about(len(items))
+        tasks = [asyncio.create_task(self._part(question, [items[i] for i in part], about, deadline)) for part in parts]
         try:
             found = await asyncio.gather(*tasks)
         finally:
             for task in tasks:
                 task.cancel()
-        for part, scored in zip(parts, found, strict=True):
-            for i, answer in zip(part, scored, strict=True):
+        for part, values in zip(parts, found, strict=True):
+            for i, answer in zip(part, values, strict=True):
                 answers[i] = answer
         return [answer for answer in answers if answer is not None]
 
-    async def _score_part(self, pairs: Sequence[Pair], part: Sequence[int], deadline: float) -> list[Answer]:
-        waited_for = f"the scores of {len(pairs)} pairs"
-        message = calls.request(pairs, part)
+    async def _part(
+        self, question: Question[I, V], items: Sequence[I], waited_for: str, deadline: float
+    ) -> list[V | PairError]:
+        message = question.request(items)
         try:
             response = await self._ask(
-                lambda link, left: link.stub.Score(message, timeout=left, metadata=link.endpoint.metadata),
+                lambda link, left: getattr(link.stub, question.method)(
+                    message, timeout=left, metadata=link.endpoint.metadata
+                ),
                 waited_for,
                 deadline,
-                len(part),
+                len(items),
             )
         except _RefusedError as error:
-            if len(part) == 1:
+            if len(items) == 1:
                 return [PairError(str(error))]
-            half = len(part) // 2
-            first, second = part[:half], part[half:]
+            half = len(items) // 2
             return [
-                *await self._score_part(pairs, first, deadline),
-                *await self._score_part(pairs, second, deadline),
+                *await self._part(question, items[:half], waited_for, deadline),
+                *await self._part(question, items[half:], waited_for, deadline),
             ]
         try:
-            return self._checks.answers(response, len(part))
+            return self._checks.answers(question, response, len(items))
         except RewardError as error:
             raise RewardError(f"waited for {self._about(waited_for)}: {error}") from error
 
@@ -153,9 +168,9 @@ class AsyncRewardClient:
         await self.close()
 
     async def _ask(
-        self, send: Callable[[_Link, float], Awaitable[T]], waited_for: str, deadline: float, pairs: int = 1
+        self, send: Callable[[_Link, float], Awaitable[T]], waited_for: str, deadline: float, items: int = 1
     ) -> T:
-        """The answer to a call, repeated until the deadline; _RefusedError if its pairs are refused."""
+        """The answer to a call, repeated until the deadline; _RefusedError if its items are refused."""
         for attempt in itertools.count():
             with self._held() as link:
                 try:
@@ -169,7 +184,7 @@ class AsyncRewardClient:
                     code, details = grpc.StatusCode.CANCELLED, "the channel was closed"
             if self._closed:
                 raise RewardError(f"waited for {self._about(waited_for)}: the client was closed")
-            step, pause = calls.next_step(code, details, pairs), calls.backoff_s(attempt)
+            step, pause = calls.next_step(code, details, items), calls.backoff_s(attempt)
             if step in (Step.HALVE, Step.PAIR_ERROR):
                 raise _RefusedError(details)
             if step is Step.FAIL or time.monotonic() + pause > deadline:
@@ -197,7 +212,7 @@ class AsyncRewardClient:
 
 
 class _RefusedError(Exception):
-    """The server won't score these pairs together, or this pair at all."""
+    """The server won't answer these items together, or this item at all."""
 
 
 class _Link:

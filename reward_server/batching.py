@@ -1,10 +1,12 @@
 """Dynamic batching: requests of many callers share the scorer's thread, a batch at a time.
 
-Contract: every pair of a request is scored once and its outcome comes in order. A batch takes a slice of each waiting
-request in turn, so a small request does not wait for a big one to end. A pair that the scorer fails on, or scores with
-a value that is not finite, has an error as its outcome; the other pairs of its batch have their scores. What waits is
-bounded in pairs and in characters; more is refused at once. Work of callers that went away is dropped, and takes no
-room. A scorer that fails on everything, as with a GPU that is lost, is not asked again: that is no fault of the pairs.
+Contract: an item is a pair to score or a text to label; a batch has one kind of them, and the scorer does one thing at
+a time. Every item of a request is done once and its outcome comes in order. A batch takes a slice of each waiting
+request in turn, so a small request does not wait for a big one to end. An item that the scorer fails on, or a
+pair scored with a value that is not finite, has an error as its outcome; the others of its batch have theirs. What
+waits is bounded in items and in characters; more is refused at once. Work of callers that went away is dropped, and
+takes no room. A scorer that fails on everything, as with a GPU that is lost, is not asked again: that is no fault of
+the items.
 """
 
 from __future__ import annotations
@@ -16,13 +18,18 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
 
 from reward_server.errors import PairError
 from reward_server.metrics import Metrics
-from reward_server.pairs import Answer, Score, score_each
+from reward_server.pairs import Answer, Labelled, Score, label_each, score_each
 from reward_server.scorer import Pair, Scorer
 
 _LOG = logging.getLogger(__name__)
+
+I = TypeVar("I", bound=Pair | str)  # noqa: E741
+A = TypeVar("A")
+_Work = Callable[[Sequence[I]], list[A | PairError]]
 
 
 class QueueFullError(Exception):
@@ -38,21 +45,27 @@ class BrokenError(Exception):
 
 
 @dataclass(eq=False)
-class _Job:
-    pairs: Sequence[Pair]
-    done: asyncio.Future[list[Answer]]
+class _Job(Generic[I, A]):
+    """`work` is what the scorer's thread does with slices of `items`."""
+
+    work: _Work[I, A]
+    items: Sequence[I]
+    done: asyncio.Future[list[A | PairError]]
     arrived: float = field(default_factory=time.monotonic)
     taken: int = 0
-    outcomes: list[Answer] = field(default_factory=list)
+    outcomes: list[A | PairError] = field(default_factory=list)
 
-    def take(self, most: int) -> Sequence[Pair]:
-        part = self.pairs[self.taken : self.taken + most]
+    def take(self, most: int) -> Sequence[I]:
+        part = self.items[self.taken : self.taken + most]
         self.taken += len(part)
         return part
 
     @property
-    def left(self) -> Sequence[Pair]:
-        return self.pairs[self.taken :]
+    def left(self) -> Sequence[I]:
+        return self.items[self.taken :]
+
+
+_Batch = list[tuple[_Job[Any, Any], Sequence[Any]]]  # slices of jobs with the same work
 
 
 class Batcher:
@@ -75,8 +88,8 @@ class Batcher:
         self._window_s = window_s
         self._max_batch, self._max_slice = max_batch, max_slice
         self._max_waiting, self._max_characters = max_waiting, max_waiting_characters
-        self._jobs: deque[_Job] = deque()
-        self._in_hand: list[_Job] = []
+        self._jobs: deque[_Job[Any, Any]] = deque()
+        self._in_hand: list[_Job[Any, Any]] = []
         self._closed: StoppingError | BrokenError | None = None
         self._waiting, self._characters = 0, 0
         self._arrived = asyncio.Event()
@@ -98,19 +111,26 @@ class Batcher:
 
     async def score(self, pairs: Sequence[Pair]) -> list[Answer]:
         """The outcome of all pairs, in order. Raises QueueFullError, StoppingError or BrokenError."""
+        return await self._queue(self._score, pairs)
+
+    async def label(self, texts: Sequence[str]) -> list[Labelled]:
+        """The labels of all texts; waits, is bounded and fails like `score`."""
+        return await self._queue(self._label, texts)
+
+    async def _queue(self, work: _Work[I, A], items: Sequence[I]) -> list[A | PairError]:
         if self._closed:
             raise self._closed
-        if not pairs:
+        if not items:
             return []
-        characters = _characters(pairs)
+        characters = _characters(items)
         # A request may be larger than the whole queue; alone it is taken.
         if self._waiting and (
-            self._waiting + len(pairs) > self._max_waiting or self._characters + characters > self._max_characters
+            self._waiting + len(items) > self._max_waiting or self._characters + characters > self._max_characters
         ):
             raise QueueFullError(f"{self._waiting} pairs wait; try again later, or ask another server")
-        job = _Job(pairs, asyncio.get_running_loop().create_future())
+        job: _Job[I, A] = _Job(work, items, asyncio.get_running_loop().create_future())
         self._jobs.append(job)
-        self._count(len(pairs), characters)
+        self._count(len(items), characters)
         self._arrived.set()
         try:
             return await job.done
@@ -131,7 +151,7 @@ class Batcher:
             if not batch:
                 continue
             try:
-                await self._score_batch(batch)
+                await self._work_on(batch)
             except BrokenError as error:
                 _LOG.error("%s", error)
                 self._closed = error
@@ -139,12 +159,15 @@ class Batcher:
                 self._on_broken()
                 return
 
-    def _next_batch(self) -> list[tuple[_Job, Sequence[Pair]]]:
-        """Slices of the waiting jobs in turn, up to `max_batch` pairs; a job with more left queues up again."""
-        batch: list[tuple[_Job, Sequence[Pair]]] = []
+    def _next_batch(self) -> _Batch:
+        """Slices of the waiting jobs in turn, up to `max_batch` items; a job with more left queues up again.
+
+        The first job says what work it is; those with other work keep their places.
+        """
+        batch: _Batch = []
         room = self._max_batch
-        while self._jobs and room:
-            job = self._jobs.popleft()
+        while room and (job := self._next_job(batch)) is not None:
+            self._jobs.remove(job)
             if job.done.done():  # its caller went away in this moment
                 self._drop(job)
                 continue
@@ -158,18 +181,32 @@ class Batcher:
                 self._jobs.append(job)
         return batch
 
-    async def _score_batch(self, batch: Sequence[tuple[_Job, Sequence[Pair]]]) -> None:
+    def _next_job(self, batch: _Batch) -> _Job[Any, Any] | None:
+        return next((job for job in self._jobs if not batch or job.work == batch[0][0].work), None)
+
+    async def _work_on(self, batch: _Batch) -> None:
         self._in_hand = [job for job, _ in batch]
-        pairs = [pair for _, part in batch for pair in part]
-        outcomes = iter(await asyncio.get_running_loop().run_in_executor(self._thread, self._score, pairs))
+        work = self._in_hand[0].work
+        items = [item for _, part in batch for item in part]
+        outcomes = iter(await asyncio.get_running_loop().run_in_executor(self._thread, work, items))
         for job, part in batch:
             job.outcomes += [next(outcomes) for _ in part]
-            if len(job.outcomes) == len(job.pairs) and not job.done.done():
+            if len(job.outcomes) == len(job.items) and not job.done.done():
                 job.done.set_result(job.outcomes)
 
     def _score(self, pairs: Sequence[Pair]) -> list[Answer]:
         """Runs in the scorer's thread. Raises BrokenError."""
         outcomes = score_each(self._timed, pairs)
+        self._check_scorer(outcomes)
+        return outcomes
+
+    def _label(self, texts: Sequence[str]) -> list[Labelled]:
+        """Runs in the scorer's thread. Raises BrokenError."""
+        outcomes = label_each(self._scorer.label, texts)
+        self._check_scorer(outcomes)
+        return outcomes
+
+    def _check_scorer(self, outcomes: Sequence[object]) -> None:
         if all(isinstance(outcome, PairError) for outcome in outcomes):
             # Is it they or the scorer? The time makes a report that no cache holds.
             report = f"No pneumothorax. {time.time_ns()}"
@@ -177,7 +214,6 @@ class Batcher:
                 self._scorer.score([(report, report)])
             except Exception as error:
                 raise BrokenError(f"the backend fails on every pair: {type(error).__name__}") from error
-        return outcomes
 
     def _timed(self, pairs: Sequence[Pair]) -> list[Score]:
         started = time.monotonic()
@@ -186,7 +222,7 @@ class Batcher:
         self._metrics.score_seconds.observe(time.monotonic() - started)
         return scores
 
-    def _drop(self, job: _Job) -> None:
+    def _drop(self, job: _Job[Any, Any]) -> None:
         self._metrics.dropped.inc(len(job.left))
         self._count(-len(job.left), -_characters(job.left))
 
@@ -195,11 +231,11 @@ class Batcher:
             if not job.done.done():
                 job.done.set_exception(error)
 
-    def _count(self, pairs: int, characters: int) -> None:
-        self._waiting += pairs
+    def _count(self, items: int, characters: int) -> None:
+        self._waiting += items
         self._characters += characters
         self._metrics.waiting.set(self._waiting)
 
 
-def _characters(pairs: Sequence[Pair]) -> int:
-    return sum(len(reference) + len(hypothesis) for reference, hypothesis in pairs)
+def _characters(items: Sequence[Pair | str]) -> int:
+    return sum(len(item) if isinstance(item, str) else len(item[0]) + len(item[1]) for item in items)

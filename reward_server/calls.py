@@ -1,7 +1,7 @@
-"""What the two clients share: addresses, channel options, requests, checks of answers, and what follows an error.
+"""What the two clients share: addresses, channel options, checks of answers, and what follows an error.
 
-Contract: no connection is made here. An answer is taken only if it is complete, finite and from the same backend,
-definition and models as every answer before.
+Contract: no connection is made here. An answer is taken only if it has a value for every item, as the question reads
+it, and is from the same backend, definition and models as every answer before.
 """
 
 from __future__ import annotations
@@ -9,30 +9,28 @@ from __future__ import annotations
 import enum
 import ipaddress
 import json
-import math
 import random
 import socket
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import grpc
 
 from protos import reward_pb2
 from reward_server.errors import PairError, RewardError
-from reward_server.pairs import Answer, Score, size_or_error
-from reward_server.scorer import Description, ModelFile, Pair
+from reward_server.questions import MESSAGE_BYTES, Question
+from reward_server.scorer import Description, ModelFile
 
 if TYPE_CHECKING:
     from reward_server.security import ClientSecurity
 
 SERVICE = reward_pb2.DESCRIPTOR.services_by_name["RewardService"].full_name
 
-_PAIRS_PER_REQUEST = 64
-_BYTES_PER_REQUEST = 8 * 2**20
-_MESSAGE_BYTES = 64 * 2**20
-_LONGEST_PAIR_BYTES = _MESSAGE_BYTES - 1024
+I = TypeVar("I")  # noqa: E741
+V = TypeVar("V")
+
 _FIRST_BACKOFF_S, _LONGEST_BACKOFF_S = 0.1, 2.0
 
 
@@ -57,8 +55,8 @@ class Endpoint:
         self.metadata = (("authorization", f"Bearer {token}"),) if token else ()
         self.options: list[tuple[str, str | int]] = [
             ("grpc.service_config", json.dumps(_service_config())),
-            ("grpc.max_receive_message_length", _MESSAGE_BYTES),
-            ("grpc.max_send_message_length", _MESSAGE_BYTES),
+            ("grpc.max_receive_message_length", MESSAGE_BYTES),
+            ("grpc.max_send_message_length", MESSAGE_BYTES),
             # A server that comes back is found soon; gRPC would wait up to two minutes.
             ("grpc.initial_reconnect_backoff_ms", 200),
             ("grpc.max_reconnect_backoff_ms", 2000),
@@ -127,34 +125,6 @@ def _service_config() -> dict[str, object]:
     return {"loadBalancingConfig": [{"round_robin": {}}], "healthCheckConfig": {"serviceName": SERVICE}}
 
 
-# --- requests ---------------------------------------------------------------------------------------------------------
-
-
-def split(pairs: Sequence[Pair], answers: list[Answer | None]) -> Iterator[list[int]]:
-    """Indices of the pairs of each request. A pair that can't be sent gets its PairError in `answers` instead."""
-    part: list[int] = []
-    room = _BYTES_PER_REQUEST
-    for i, pair in enumerate(pairs):
-        size = size_or_error(pair)
-        if not isinstance(size, PairError) and size > _LONGEST_PAIR_BYTES:
-            size = PairError(f"reference and hypothesis: {size} bytes, a message holds {_LONGEST_PAIR_BYTES}")
-        if isinstance(size, PairError):
-            answers[i] = size
-            continue
-        if part and (len(part) == _PAIRS_PER_REQUEST or size > room):
-            yield part
-            part, room = [], _BYTES_PER_REQUEST
-        part.append(i)
-        room -= size
-    if part:
-        yield part
-
-
-def request(pairs: Sequence[Pair], part: Sequence[int]) -> reward_pb2.ScoreRequest:
-    """The message that asks for the pairs with these indices."""
-    return reward_pb2.ScoreRequest(pairs=[reward_pb2.Pair(reference=pairs[i][0], hypothesis=pairs[i][1]) for i in part])
-
-
 # --- answers ----------------------------------------------------------------------------------------------------------
 
 
@@ -178,21 +148,14 @@ class Checks:
         self._lock = threading.Lock()
         self._origin: _Origin | None = None
 
-    def answers(self, response: reward_pb2.ScoreResponse, pairs: int) -> list[Answer]:
-        """What the response says of every pair; RewardError if it is incomplete, not finite, or of another origin."""
+    def answers(
+        self, question: Question[I, V], response: reward_pb2.ScoreResponse | reward_pb2.LabelResponse, items: int
+    ) -> list[V | PairError]:
+        """What the response says of every item; RewardError if it is incomplete, impossible, or of another origin."""
         self._check_origin(response.backend, response.definition, response.models)
-        if len(response.scores) != pairs:
-            raise RewardError(f"{len(response.scores)} scores came back for {pairs} pairs")
-        answers: list[Answer] = [
-            PairError(score.error) if score.error else dict(score.components) for score in response.scores
-        ]
-        scores = [answer for answer in answers if not isinstance(answer, PairError)]
-        for score in scores:
-            if not score or score.keys() != scores[0].keys():
-                raise RewardError(f"pairs came back with different components: {list(score)} and {list(scores[0])}")
-            for name, value in score.items():
-                if not math.isfinite(value):
-                    raise RewardError(f"a score is not finite: {name} is {value}")
+        answers = question.read(response)
+        if len(answers) != items:
+            raise RewardError(f"{len(answers)} {question.value}s came back for {items} {question.item}s")
         return answers
 
     def description(self, about: reward_pb2.DescribeResponse) -> Description:
@@ -217,15 +180,6 @@ class Checks:
             )
 
 
-def scores_of(answers: Sequence[Answer]) -> list[Score]:
-    """The answers, if all are scores; else the first pair's error, with how many there are."""
-    errors = [(i, answer) for i, answer in enumerate(answers) if isinstance(answer, PairError)]
-    if errors:
-        i, error = errors[0]
-        raise PairError(f"{len(errors)} of {len(answers)} pairs have no score; pair {i}: {error}")
-    return [answer for answer in answers if not isinstance(answer, PairError)]
-
-
 # --- errors -----------------------------------------------------------------------------------------------------------
 
 # CANCELLED: what a stopping server says of calls that it never took up. Scoring twice does no harm.
@@ -236,16 +190,16 @@ class Step(enum.Enum):
     """What to do about a call that failed."""
 
     AGAIN = "send it again after `backoff_s`"
-    HALVE = "send its pairs in two calls"
-    PAIR_ERROR = "its only pair is refused: the other pairs of the caller go on"
-    FAIL = "all pairs of the caller fail"
+    HALVE = "send its items in two calls"
+    PAIR_ERROR = "its only item is refused: the other items of the caller go on"
+    FAIL = "all items of the caller fail"
 
 
-def next_step(code: grpc.StatusCode, details: str, pairs: int) -> Step:
-    """A refused request is halved until the refused pair stands alone, or until the server's limits are kept."""
+def next_step(code: grpc.StatusCode, details: str, items: int) -> Step:
+    """A refused request is halved until the refused item stands alone, or until the server's limits are kept."""
     too_large = code is grpc.StatusCode.RESOURCE_EXHAUSTED and "larger than max" in details
     if code is grpc.StatusCode.INVALID_ARGUMENT or too_large:
-        return Step.HALVE if pairs > 1 else Step.PAIR_ERROR
+        return Step.HALVE if items > 1 else Step.PAIR_ERROR
     return Step.AGAIN if code in _TRY_AGAIN else Step.FAIL
 
 

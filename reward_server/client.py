@@ -1,6 +1,6 @@
 """The client of the reward server, for threads. For asyncio: `reward_server.aio_client`.
 
-Contract: thread-safe. Every call ends within its deadline: with an answer for every pair, in order, or with a
+Contract: thread-safe. Every call ends within its deadline: with an answer for every pair or text, in order, or with a
 RewardError that says which servers it asked, what for, and why it failed; a failure is never a score. Servers that are
 away, full or stopping are asked again, or others in their place, until the deadline. Several addresses take turns.
 """
@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import grpc
 from grpc_health.v1 import health_pb2
@@ -25,14 +25,18 @@ from reward_server.calls import SERVICE, Checks, Endpoint, Step
 from reward_server.errors import PairError, RewardError
 from reward_server.links import Link, Links, Timer
 from reward_server.pairs import Answer, Score
-from reward_server.scorer import Description, Pair
+from reward_server.questions import LABELS, SCORES, Question
+from reward_server.scorer import Description, Labels, Pair
 
 if TYPE_CHECKING:
     from reward_server.security import ClientSecurity
 
+I = TypeVar("I")  # noqa: E741
+V = TypeVar("V")
+
 
 class RewardClient:
-    """Scores pairs on one or more reward servers.
+    """Scores pairs and labels texts on one or more reward servers.
 
     `addresses`: "host:port" each. `timeout_s`: deadline of a call, retries included. A context manager.
     """
@@ -61,7 +65,7 @@ class RewardClient:
 
         def finish(answers: Future[list[Answer]]) -> None:
             try:
-                scores.set_result(calls.scores_of(answers.result()))
+                scores.set_result(SCORES.values_of(answers.result()))
             except RewardError as error:
                 scores.set_exception(error)
 
@@ -70,7 +74,15 @@ class RewardClient:
 
     def submit_each(self, pairs: Sequence[Pair]) -> Future[list[Answer]]:
         """`score_each` without waiting."""
-        job = _Job(self._links, self._timer, self._checks, pairs, self._timeout_s)
+        return self._submit(SCORES, pairs)
+
+    def label(self, texts: Sequence[str]) -> list[Labels]:
+        """The classes of every text, in the order of `reward_server.text.labels.LABELS`: 0 blank, 1 positive,
+        2 negative, 3 uncertain; RewardError if any is missing at the deadline."""
+        return LABELS.values_of(self._submit(LABELS, texts).result())
+
+    def _submit(self, question: Question[I, V], items: Sequence[I]) -> Future[list[V | PairError]]:
+        job = _Job(self._links, self._timer, self._checks, question, items, self._timeout_s)
         job.start()
         return job.answers
 
@@ -133,24 +145,32 @@ class RewardClient:
         self.close()
 
 
-class _Job:
-    """The pairs of one caller on their way. `answers` is done once, in a thread of gRPC or of the timer."""
+class _Job(Generic[I, V]):
+    """The items of one caller on their way. `answers` is done once, in a thread of gRPC or of the timer."""
 
-    def __init__(self, links: Links, timer: Timer, checks: Checks, pairs: Sequence[Pair], timeout_s: float) -> None:
-        self.answers: Future[list[Answer]] = Future()
+    def __init__(
+        self,
+        links: Links,
+        timer: Timer,
+        checks: Checks,
+        question: Question[I, V],
+        items: Sequence[I],
+        timeout_s: float,
+    ) -> None:
+        self.answers: Future[list[V | PairError]] = Future()
         self.answers.set_running_or_notify_cancel()
         self._links, self._timer, self._checks = links, timer, checks
-        self._pairs, self._timeout_s = list(pairs), timeout_s
+        self._question, self._items, self._timeout_s = question, list(items), timeout_s
         self._deadline = time.monotonic() + timeout_s
-        self._found: list[Answer | None] = [None] * len(pairs)
+        self._found: list[V | PairError | None] = [None] * len(items)
         self._lock = threading.Lock()
         self._parts_left = 0
         self._ended = False
-        self._calls: set[grpc.Future[reward_pb2.ScoreResponse]] = set()
+        self._calls: set[grpc.Future[Any]] = set()
 
     def start(self) -> None:
         """Sends all requests, without waiting for answers."""
-        parts = list(calls.split(self._pairs, self._found))
+        parts = list(self._question.split(self._items, self._found))
         self._parts_left = len(parts)
         for part in parts:
             self._send(part, 0)
@@ -164,8 +184,8 @@ class _Job:
         if link is None:
             return self._end(RewardError(f"waited for {self._waited_for}: the client was closed"))
         try:
-            call = link.stub.Score.future(
-                calls.request(self._pairs, part),
+            call = getattr(link.stub, self._question.method).future(
+                self._question.request([self._items[i] for i in part]),
                 timeout=max(0.0, self._deadline - time.monotonic()),
                 metadata=link.endpoint.metadata,
             )
@@ -176,9 +196,7 @@ class _Job:
             self._calls.add(call)
         call.add_done_callback(partial(self._done, link, part, attempt))
 
-    def _done(
-        self, link: Link, part: Sequence[int], attempt: int, call: grpc.CallFuture[reward_pb2.ScoreResponse]
-    ) -> None:
+    def _done(self, link: Link, part: Sequence[int], attempt: int, call: grpc.CallFuture[Any]) -> None:
         self._links.release(link)
         with self._lock:
             self._calls.discard(call)
@@ -187,7 +205,7 @@ class _Job:
         if call.code() is not grpc.StatusCode.OK:
             return self._failed(part, attempt, call.code(), call.details() or "")
         try:
-            answers = self._checks.answers(call.result(), len(part))
+            answers = self._checks.answers(self._question, call.result(), len(part))
         except RewardError as error:
             return self._end(RewardError(f"waited for {self._waited_for}: {error}"))
         self._fill(part, answers)
@@ -207,7 +225,7 @@ class _Job:
         else:
             self._end(calls.failure(self._waited_for, code, details))
 
-    def _fill(self, part: Sequence[int], answers: Sequence[Answer]) -> None:
+    def _fill(self, part: Sequence[int], answers: Sequence[V | PairError]) -> None:
         with self._lock:
             for i, answer in zip(part, answers, strict=True):
                 self._found[i] = answer
@@ -216,7 +234,7 @@ class _Job:
                 return
         self._end([answer for answer in self._found if answer is not None])
 
-    def _end(self, outcome: list[Answer] | RewardError) -> None:
+    def _end(self, outcome: list[V | PairError] | RewardError) -> None:
         with self._lock:
             if self._ended:
                 return
@@ -231,4 +249,5 @@ class _Job:
 
     @property
     def _waited_for(self) -> str:
-        return f"the scores of {len(self._pairs)} pairs from {self._links.where} (deadline {self._timeout_s:g} s)"
+        asked = self._question.about(len(self._items))
+        return f"{asked} from {self._links.where} (deadline {self._timeout_s:g} s)"

@@ -10,4 +10,7 @@ class RewardSetupError(ValueError):
 
 
 class PairError(RewardError):
-    """One pair could not be scored, as an entry of a list or raised; the message says why and quotes no report."""
+    """One pair could not be scored or one text labelled, as an entry of a list or raised.
+
+    The message says why and quotes no report.
+    """

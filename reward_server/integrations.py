@@ -18,10 +18,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from configs.schema import RewardConfig
-from reward_server.calls import scores_of
 from reward_server.client import RewardClient
 from reward_server.errors import PairError, RewardError
 from reward_server.pairs import Score
+from reward_server.questions import SCORES
 from reward_server.scoring import plain_reward
 from reward_server.spec import reward_from_components
 
@@ -53,7 +53,8 @@ def trl_reward(
         ask = _asker(tuple(addresses), timeout_s, security)
         pairs = list(zip(columns[reference_column], map(_chat_text, completions), strict=True))
         answers = ask.client.score_each(pairs)
-        scores = scores_of(answers) if failed == "raise" else [a for a in answers if not isinstance(a, PairError)]
+        scored = [answer for answer in answers if not isinstance(answer, PairError)]
+        scores = SCORES.values_of(answers) if failed == "raise" else scored
         if "log_metric" in columns and scores:
             for name, mean in _means(scores).items():
                 columns["log_metric"](f"reward_components/{name}", mean)

@@ -25,11 +25,12 @@ class Metrics:
         self.registry = CollectorRegistry()
         self.requests = self._counter("requests", "Requests, by the status they ended with", ("method", "status"))
         self.pairs = self._counter("pairs", "Pairs, by outcome: scored or error", ("outcome",))
-        self.dropped = self._counter("dropped_pairs", "Pairs whose caller went away before they were scored", ())
+        self.texts = self._counter("texts", "Texts, by outcome: labelled or error", ("outcome",))
+        self.dropped = self._counter("dropped_pairs", "Pairs, and texts to label, whose caller went away", ())
         self.batch_pairs = self._histogram("batch_pairs", "Pairs scored together", _BATCH_SIZES)
         self.queue_seconds = self._histogram("queue_seconds", "Wait of a request before it is taken up", _SECONDS)
         self.score_seconds = self._histogram("batch_seconds", "Time of the scorer for a batch", _SECONDS)
-        self.waiting = Gauge(f"{_PREFIX}waiting_pairs", "Pairs that wait", registry=self.registry)
+        self.waiting = Gauge(f"{_PREFIX}waiting_pairs", "Pairs, and texts to label, that wait", registry=self.registry)
 
     def watch(self, statistics: Callable[[], Mapping[str, float]]) -> None:
         """Also shows a scorer's counters (`Scorer.statistics`), as they are when somebody looks."""

@@ -1,4 +1,4 @@
-"""What a backend is: anything that scores pairs of reports and describes itself.
+"""What a backend is: anything that scores pairs of reports, labels reports and describes itself.
 
 Contract: one module a backend in `reward_server.backends`; a backend knows nothing of gRPC, batching or processes.
 """
@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 Pair = tuple[str, str]  # (reference, hypothesis)
+Labels = tuple[int, ...]  # a class for each of `reward_server.text.labels.LABELS`: blank, positive, negative, uncertain
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,10 @@ class Scorer(Protocol):
 
     def score(self, pairs: Sequence[Pair]) -> list[dict[str, float]]:
         """All components of every pair, in order. A pair's values must not depend on the other pairs."""
+        ...
+
+    def label(self, texts: Sequence[str]) -> list[Labels]:
+        """The 14 labels of every text, in order. A text's labels must not depend on the other texts."""
         ...
 
     def statistics(self) -> Mapping[str, float]:

@@ -2,8 +2,8 @@
 
 Contract: a request is answered whole, or refused with its reason: INVALID_ARGUMENT names the field, RESOURCE_EXHAUSTED
 says that the queue is full (try again later), UNAVAILABLE that the server is not ready, stops or has lost its backend
-(ask another). Within an answer each pair has its scores or an error of its own. Report text is never logged above DEBUG
-or part of an error.
+(ask another). Within an answer each pair has its scores, each text its labels, or an error of its own. Report text is
+never logged above DEBUG or part of an error.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ import asyncio
 import itertools
 import logging
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import grpc
 import grpc.aio
@@ -23,20 +24,24 @@ from reward_server.batching import Batcher, BrokenError, QueueFullError, Stoppin
 from reward_server.errors import PairError
 from reward_server.logs import fields
 from reward_server.metrics import Metrics
-from reward_server.pairs import Answer
-from reward_server.scorer import Description, Pair
+from reward_server.pairs import Answer, Labelled
+from reward_server.scorer import Description
 
 _LOADING = "the server is loading its weights"
 _LOG = logging.getLogger(__name__)
 
+I = TypeVar("I")  # noqa: E741
+A = TypeVar("A")
+R = TypeVar("R", reward_pb2.ScoreResponse, reward_pb2.LabelResponse)
 _ScoreContext = grpc.aio.ServicerContext[reward_pb2.ScoreRequest, reward_pb2.ScoreResponse]
+_LabelContext = grpc.aio.ServicerContext[reward_pb2.LabelRequest, reward_pb2.LabelResponse]
 _DescribeContext = grpc.aio.ServicerContext[reward_pb2.DescribeRequest, reward_pb2.DescribeResponse]
 
 
 @dataclass(frozen=True)
 class Limits:
     """What one request may ask for (more pairs: INVALID_ARGUMENT; a longer report: an error of its pair; a message too
-    large for gRPC: RESOURCE_EXHAUSTED), and what may wait (RESOURCE_EXHAUSTED)."""
+    large for gRPC: RESOURCE_EXHAUSTED), and what may wait (RESOURCE_EXHAUSTED). A text to label counts as a pair."""
 
     pairs: int = 1024
     characters: int = 16_000  # of one report: 2,000 words have about 14,000
@@ -54,6 +59,14 @@ class Ready:
     models: tuple[reward_pb2.Model, ...]
 
 
+class _RefusedError(Exception):
+    """The request is refused as a whole."""
+
+    def __init__(self, code: grpc.StatusCode, reason: str) -> None:
+        super().__init__(reason)
+        self.code, self.reason = code, reason
+
+
 class RewardService(reward_pb2_grpc.RewardServiceServicer):
     """Checks requests and hands them to the batcher."""
 
@@ -65,13 +78,18 @@ class RewardService(reward_pb2_grpc.RewardServiceServicer):
     async def Score(  # noqa: N802 (names of the service)
         self, request: reward_pb2.ScoreRequest, context: _ScoreContext
     ) -> reward_pb2.ScoreResponse:
-        return await self._counted("Score", request, context)
+        return await self._counted("Score", self._scores(request), len(request.pairs), context)
 
     async def ScoreStream(  # noqa: N802
         self, request_iterator: AsyncIterator[reward_pb2.ScoreRequest], context: _ScoreContext
     ) -> AsyncIterator[reward_pb2.ScoreResponse]:
         async for request in request_iterator:
-            yield await self._counted("ScoreStream", request, context)
+            yield await self._counted("ScoreStream", self._scores(request), len(request.pairs), context)
+
+    async def Label(  # noqa: N802
+        self, request: reward_pb2.LabelRequest, context: _LabelContext
+    ) -> reward_pb2.LabelResponse:
+        return await self._counted("Label", self._labels(request), len(request.texts), context)
 
     async def Describe(  # noqa: N802
         self, request: reward_pb2.DescribeRequest, context: _DescribeContext
@@ -92,72 +110,109 @@ class RewardService(reward_pb2_grpc.RewardServiceServicer):
         )
 
     async def _counted(
-        self, method: str, request: reward_pb2.ScoreRequest, context: _ScoreContext
-    ) -> reward_pb2.ScoreResponse:
-        """Scores, and says in the log and the metrics how it ended."""
+        self, method: str, answering: Awaitable[R], items: int, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> R:
+        """The answer; the log and the metrics are told how it ended."""
         started = time.monotonic()
         status = grpc.StatusCode.UNKNOWN.name  # unless it ends otherwise
         errors = 0
         try:
-            code, answer = await self._answer(request)
-            status = code.name
-            if isinstance(answer, str):
-                await context.abort(code, answer)
-                raise AssertionError  # abort has raised
-            errors = sum(bool(score.error) for score in answer.scores)
-            self._metrics.pairs.labels("error").inc(errors)
-            self._metrics.pairs.labels("scored").inc(len(answer.scores) - errors)
+            answer = await answering
+            status = grpc.StatusCode.OK.name
+            errors = self._count_outcomes(answer)
             return answer
+        except _RefusedError as refused:
+            status = refused.code.name
+            await context.abort(refused.code, refused.reason)
+            raise AssertionError from refused  # abort has raised
         except asyncio.CancelledError:
             status = grpc.StatusCode.CANCELLED.name
             raise
         finally:
             self._metrics.requests.labels(method, status).inc()
-            about = {"request": next(self._numbers), "pairs": len(request.pairs), "errors": errors, "status": status}
+            name = "texts" if method == "Label" else "pairs"
+            about = {"request": next(self._numbers), name: items, "errors": errors, "status": status}
             _LOG.info("request", extra=fields(**about, seconds=round(time.monotonic() - started, 4)))
 
-    async def _answer(self, request: reward_pb2.ScoreRequest) -> tuple[grpc.StatusCode, reward_pb2.ScoreResponse | str]:
-        """OK and the answer, or another status and the reason."""
-        if self.ready is None:
-            return grpc.StatusCode.UNAVAILABLE, _LOADING
-        problem = self._problem(request, self.ready.description)
-        if problem is not None:
-            return grpc.StatusCode.INVALID_ARGUMENT, problem
-        outcomes: list[Answer | None] = [self._too_long(pair) for pair in request.pairs]
-        pairs: Sequence[Pair] = [
-            (pair.reference, pair.hypothesis) for pair, bad in zip(request.pairs, outcomes, strict=True) if bad is None
-        ]
-        try:
-            scored = iter(await self.ready.batcher.score(pairs))
-        except QueueFullError as error:
-            return grpc.StatusCode.RESOURCE_EXHAUSTED, str(error)
-        except (StoppingError, BrokenError) as error:
-            return grpc.StatusCode.UNAVAILABLE, str(error)
-        wanted = request.components or self.ready.description.components
-        return grpc.StatusCode.OK, reward_pb2.ScoreResponse(
-            scores=[_message(next(scored) if bad is None else bad, wanted) for bad in outcomes],
-            backend=self.ready.description.backend,
-            definition=self.ready.description.definition,
-            models=self.ready.models,
-        )
+    def _count_outcomes(self, answer: reward_pb2.ScoreResponse | reward_pb2.LabelResponse) -> int:
+        """Counts the answer's pairs or texts in the metrics; returns how many are errors."""
+        if isinstance(answer, reward_pb2.ScoreResponse):
+            counter, done, failed = self._metrics.pairs, "scored", [bool(score.error) for score in answer.scores]
+        else:
+            counter, done, failed = self._metrics.texts, "labelled", [bool(labels.error) for labels in answer.labels]
+        errors = sum(failed)
+        counter.labels("error").inc(errors)
+        counter.labels(done).inc(len(failed) - errors)
+        return errors
 
-    def _problem(self, request: reward_pb2.ScoreRequest, about: Description) -> str | None:
-        """What is wrong with a whole request, by the name of its field, or None."""
-        if len(request.pairs) > self._limits.pairs:
-            return f"pairs: {len(request.pairs)} in one request, the limit is {self._limits.pairs}"
+    async def _scores(self, request: reward_pb2.ScoreRequest) -> reward_pb2.ScoreResponse:
+        ready = self._get_ready()
+        about = ready.description
+        self._check_count("pairs", len(request.pairs))
         for i, component in enumerate(request.components):
             if component not in about.components:
-                return f"components[{i}]: {component!r} is not one of {', '.join(about.components)}"
-        return None
+                reason = f"components[{i}]: {component!r} is not one of {', '.join(about.components)}"
+                raise _RefusedError(grpc.StatusCode.INVALID_ARGUMENT, reason)
+        pairs = [(pair.reference, pair.hypothesis) for pair in request.pairs]
+        bad = [self._too_long(reference=reference, hypothesis=hypothesis) for reference, hypothesis in pairs]
+        outcomes = await _outcomes(ready.batcher.score, pairs, bad)
+        wanted = request.components or about.components
+        return reward_pb2.ScoreResponse(
+            scores=[_score_message(outcome, wanted) for outcome in outcomes],
+            backend=about.backend,
+            definition=about.definition,
+            models=ready.models,
+        )
 
-    def _too_long(self, pair: reward_pb2.Pair) -> PairError | None:
-        for name, text in (("reference", pair.reference), ("hypothesis", pair.hypothesis)):
+    async def _labels(self, request: reward_pb2.LabelRequest) -> reward_pb2.LabelResponse:
+        ready = self._get_ready()
+        self._check_count("texts", len(request.texts))
+        bad = [self._too_long(text=text) for text in request.texts]
+        outcomes = await _outcomes(ready.batcher.label, request.texts, bad)
+        return reward_pb2.LabelResponse(
+            labels=[_label_message(outcome) for outcome in outcomes],
+            backend=ready.description.backend,
+            definition=ready.description.definition,
+            models=ready.models,
+        )
+
+    def _get_ready(self) -> Ready:
+        if self.ready is None:
+            raise _RefusedError(grpc.StatusCode.UNAVAILABLE, _LOADING)
+        return self.ready
+
+    def _check_count(self, name: str, count: int) -> None:
+        if count > self._limits.pairs:
+            reason = f"{name}: {count} in one request, the limit is {self._limits.pairs}"
+            raise _RefusedError(grpc.StatusCode.INVALID_ARGUMENT, reason)
+
+    def _too_long(self, **texts: str) -> PairError | None:
+        for name, text in texts.items():
             if len(text) > self._limits.characters:
                 return PairError(f"{name}: {len(text)} characters, the limit is {self._limits.characters}")
         return None
 
 
-def _message(outcome: Answer, wanted: Sequence[str]) -> reward_pb2.PairScore:
+async def _outcomes(
+    work: Callable[[Sequence[I]], Awaitable[list[A | PairError]]], items: Sequence[I], bad: Sequence[PairError | None]
+) -> list[A | PairError]:
+    """What became of all items, in order: `bad` ones have their error, the batcher works on the others."""
+    try:
+        done = iter(await work([item for item, error in zip(items, bad, strict=True) if error is None]))
+    except QueueFullError as error:
+        raise _RefusedError(grpc.StatusCode.RESOURCE_EXHAUSTED, str(error)) from error
+    except (StoppingError, BrokenError) as error:
+        raise _RefusedError(grpc.StatusCode.UNAVAILABLE, str(error)) from error
+    return [next(done) if error is None else error for error in bad]
+
+
+def _score_message(outcome: Answer, wanted: Sequence[str]) -> reward_pb2.PairScore:
     if isinstance(outcome, PairError):
         return reward_pb2.PairScore(error=str(outcome))
     return reward_pb2.PairScore(components={name: outcome[name] for name in wanted})
+
+
+def _label_message(outcome: Labelled) -> reward_pb2.TextLabels:
+    if isinstance(outcome, PairError):
+        return reward_pb2.TextLabels(error=str(outcome))
+    return reward_pb2.TextLabels(classes=outcome)

@@ -11,14 +11,14 @@ from dataclasses import dataclass
 from importlib.metadata import version
 
 from reward_server.cache import LRUCache
-from reward_server.scorer import Description, ModelFile, Pair
+from reward_server.scorer import Description, Labels, ModelFile, Pair
 from reward_server.spec import RADCLIQ_V1
 from reward_server.text import form
 from reward_server.text.bertscore import Marked, bertscore, join, mark
 from reward_server.text.bleu import bleu2
 from reward_server.text.encoder import SentenceEncoder
 from reward_server.text.graph import graph_f1, positive_f1
-from reward_server.text.labels import label_similarity, label_vector
+from reward_server.text.labels import label_classes, label_similarity, label_vector
 from reward_server.text.statements import Statement, read_statements
 from reward_server.text.words import sentences, words
 
@@ -64,6 +64,10 @@ class EmbeddedScorer:
         reports = self._read_reports({report for pair in pairs for report in pair})
         return [_score(pair, reports[pair[0]], reports[pair[1]]) for pair in pairs]
 
+    def label(self, texts: Sequence[str]) -> list[Labels]:
+        """By the rules alone: nothing is encoded or cached."""
+        return [_labels(text) for text in texts]
+
     def statistics(self) -> Mapping[str, float]:
         """Reports found in the cache, and not, since the start."""
         return {"cache_hits": self._hits, "cache_misses": self._misses}
@@ -96,6 +100,11 @@ def _join(read: Sequence[_Sentence]) -> _Report:
     statements = tuple(statement for sentence in read for statement in sentence.statements)
     pieces = [sentence.pieces for sentence in read if len(sentence.pieces.weighed)]
     return _Report(statements, label_vector(statements), join(pieces) if pieces else None)
+
+
+def _labels(text: str) -> Labels:
+    statements = [statement for sentence in sentences(text) for statement in read_statements(words(sentence))]
+    return label_classes(label_vector(statements))
 
 
 def _score(pair: Pair, reference: _Report, hypothesis: _Report) -> dict[str, float]:

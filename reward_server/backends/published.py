@@ -21,10 +21,10 @@ from reward_server.cache import LRUCache
 from reward_server.errors import RewardSetupError
 from reward_server.radcliq.bertscore import BertScore, Pieces
 from reward_server.radcliq.chexbert import CheXbert, ReportLabels, positive_f1, similarity
-from reward_server.radcliq.radgraph.graph import Graph, graph_f1
+from reward_server.radcliq.radgraph.graph import Graph, complete_f1, graph_f1, partial_f1, simple_f1
 from reward_server.radcliq.radgraph.model import RadGraphModel
 from reward_server.radcliq.weights import WeightsFolder, sha256
-from reward_server.scorer import Description, ModelFile, Pair, ScorerOptions
+from reward_server.scorer import Description, Labels, ModelFile, Pair, ScorerOptions
 from reward_server.spec import RADCLIQ_V0, RADCLIQ_V1
 from reward_server.text import form
 from reward_server.text.bleu import bleu2
@@ -33,6 +33,9 @@ COMPONENTS = (
     "radgraph",
     "radgraph_entity",
     "radgraph_relation",
+    "radgraph_simple",
+    "radgraph_partial",
+    "radgraph_complete",
     "bertscore",
     "semb",
     "bleu2",
@@ -44,6 +47,7 @@ COMPONENTS = (
 )
 # Most of a report's features are its word pieces' states: 3 kB a piece.
 _CACHE_BYTES = 256 * 2**20
+_LABEL_CACHE = 32_768  # texts that were labelled and not scored
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 T = TypeVar("T")
@@ -70,6 +74,7 @@ class PublishedScorer:
         self._bertscore = BertScore(folder.roberta, options.device, dtype, Path(options.idf) if options.idf else None)
         self._description = _describe(options, folder)
         self._reports: LRUCache[_Report] = LRUCache(_CACHE_BYTES, _bytes)
+        self._labels: LRUCache[Labels] = LRUCache(_LABEL_CACHE)
         self._seconds = dict.fromkeys(("chexbert", "bertscore", "radgraph", "pairs"), 0.0)
         self._hits, self._misses = 0, 0
 
@@ -87,10 +92,25 @@ class PublishedScorer:
         self._seconds["pairs"] += time.perf_counter() - started
         return [dict(scores[pair]) for pair in pairs]
 
+    def label(self, texts: Sequence[str]) -> list[Labels]:
+        """CheXbert's classes. Only CheXbert runs, and not on texts that were scored or labelled before."""
+        found = {text: self._known_labels(text) for text in sorted(set(texts))}
+        new = [text for text, labels in found.items() if labels is None]
+        self._hits, self._misses = self._hits + len(found) - len(new), self._misses + len(new)
+        if new:
+            for text, read in zip(new, self._timed("chexbert", self._chexbert.label, new), strict=True):
+                found[text] = read.classes
+                self._labels.put(text, read.classes)
+        return [labels for text in texts if (labels := found[text]) is not None]
+
     def statistics(self) -> Mapping[str, float]:
         """Counters since the start: reports found in the cache and not, seconds of each model and of the pairs."""
         seconds = {f"{name}_seconds": value for name, value in self._seconds.items()}
         return {"cache_hits": self._hits, "cache_misses": self._misses, **seconds}
+
+    def _known_labels(self, text: str) -> Labels | None:
+        report = self._reports.get(text)
+        return self._labels.get(text) if report is None else report.labels.classes
 
     def _read(self, texts: Iterable[str]) -> dict[str, _Report]:
         found: dict[str, _Report] = {}
@@ -126,6 +146,9 @@ class PublishedScorer:
             "radgraph": graph.mean,
             "radgraph_entity": graph.entity,
             "radgraph_relation": graph.relation,
+            "radgraph_simple": simple_f1(reference.graph, hypothesis.graph),
+            "radgraph_partial": partial_f1(reference.graph, hypothesis.graph),
+            "radgraph_complete": complete_f1(reference.graph, hypothesis.graph),
             "bertscore": bert,
             "semb": labels,
             "bleu2": bleu,

@@ -34,18 +34,19 @@ from radgraph.allennlp.modules.text_field_embedders import BasicTextFieldEmbedde
 from radgraph.allennlp.modules.token_embedders import PretrainedTransformerMismatchedEmbedder
 from radgraph.dygie.data.dataset_readers.dygie import DyGIEReader
 from radgraph.dygie.models.dygie import DyGIE
+from radgraph.rewards import compute_reward
 from radgraph.utils import batch_to_device, postprocess_reports, preprocess_reports
 from transformers import AutoConfig, AutoTokenizer, BertModel, PreTrainedTokenizerFast
 
 from reward_server.backends.published import COMPONENTS
 from reward_server.errors import RewardSetupError
 from reward_server.radcliq.weights import WeightsFolder, load_tensors, sha256, weights_file
-from reward_server.scorer import Description, ModelFile, Pair, ScorerOptions
+from reward_server.scorer import Description, Labels, ModelFile, Pair, ScorerOptions
 from reward_server.spec import RADCLIQ_V0, RADCLIQ_V1
 from reward_server.text import form
 from reward_server.text.bleu import bleu2
+from reward_server.text.labels import POSITIVE
 
-_POSITIVE = 1  # class of CheXbert's heads
 _BASELINE = Path(bert_score.__file__).parent / "rescale_baseline/en/distilroberta-base.tsv"
 
 RadGraphJson = dict[str, Any]
@@ -85,6 +86,9 @@ class ReferenceScorer:
     def score(self, pairs: Sequence[Pair]) -> list[dict[str, float]]:
         return [self._score(*pair) for pair in pairs]
 
+    def label(self, texts: Sequence[str]) -> list[Labels]:
+        return [self._chexbert(text)[1] for text in texts]
+
     def statistics(self) -> Mapping[str, float]:
         return {}
 
@@ -93,7 +97,9 @@ class ReferenceScorer:
         expected, stated = self._radgraph(reference), self._radgraph(hypothesis)
         entity, relation = set_f1(entities(expected), entities(stated)), set_f1(relations(expected), relations(stated))
         bert = self._bertscore.score([_spaced(hypothesis)], [_spaced(reference)])[2].item()
-        (first, expected_findings), (second, stated_findings) = self._chexbert(reference), self._chexbert(hypothesis)
+        simple, partial, complete = compute_reward(stated, expected, "all")
+        (first, expected_classes), (second, stated_classes) = self._chexbert(reference), self._chexbert(hypothesis)
+        expected_findings, stated_findings = _positive(expected_classes), _positive(stated_classes)
         semb = torch.cosine_similarity(first, second, dim=0).item()
         bleu = bleu2(reference, hypothesis)
         graph = (entity + relation) / 2
@@ -101,6 +107,9 @@ class ReferenceScorer:
             "radgraph": graph,
             "radgraph_entity": entity,
             "radgraph_relation": relation,
+            "radgraph_simple": simple,
+            "radgraph_partial": partial,
+            "radgraph_complete": complete,
             "bertscore": bert,
             "semb": semb,
             "bleu2": bleu,
@@ -167,7 +176,7 @@ class RadGraphPackage:
 
 
 class CheXbertPlain:
-    """CheXbert on transformers' own BERT. Called with a report, it gives the embedding and the positive findings."""
+    """CheXbert on transformers' own BERT. Called with a report, it gives the embedding and the classes of the heads."""
 
     def __init__(self, folder: WeightsFolder, device: torch.device) -> None:
         tensors = {name.removeprefix("module."): tensor for name, tensor in load_tensors(folder.chexbert).items()}
@@ -188,13 +197,16 @@ class CheXbertPlain:
         self._device = device
 
     @torch.no_grad()
-    def __call__(self, report: str) -> tuple[torch.Tensor, frozenset[object]]:
+    def __call__(self, report: str) -> tuple[torch.Tensor, Labels]:
         text = re.sub(r"\s+", " ", report).strip()
         ids = self._tokenizer(text, truncation=True, max_length=512, return_tensors="pt")["input_ids"]
         embedding = self._bert(input_ids=ids.to(self._device)).last_hidden_state[0, 0]
-        # The last head is "No Finding".
-        positive = [i for i, head in enumerate(self._heads[:-1]) if head(embedding).argmax() == _POSITIVE]
-        return embedding, frozenset(positive)
+        return embedding, tuple(int(head(embedding).argmax()) for head in self._heads)
+
+
+def _positive(classes: Labels) -> frozenset[object]:
+    # The last head is "No Finding".
+    return frozenset(i for i, label in enumerate(classes[:-1]) if label == POSITIVE)
 
 
 def _vocabulary(folder: Path) -> Vocabulary:

@@ -20,15 +20,15 @@ from reward_server.errors import RewardSetupError
 from reward_server.radcliq.encoder import PackedEncoder
 from reward_server.radcliq.pretrained import encoder_config, load_tokenizer
 from reward_server.radcliq.weights import load_tensors
-from reward_server.text.labels import LABELS
-
-# A head's classes are blank, positive, negative and uncertain; the head of "No Finding" has the first two only.
-POSITIVE = 1
+from reward_server.text.labels import LABELS, POSITIVE
 
 
 @dataclass(frozen=True)
 class ReportLabels:
-    """`embedding`: [hidden], float32. `classes`: one for each of `LABELS`, which is the order of the heads."""
+    """`embedding`: [hidden], float32. `classes`: one for each of `LABELS`, which is the order of the heads.
+
+    Blank, positive, negative or uncertain; "No Finding" is one of the first two.
+    """
 
     embedding: Tensor
     classes: tuple[int, ...]

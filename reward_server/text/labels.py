@@ -29,6 +29,7 @@ LABELS = (
     "Support Devices",
     "No Finding",
 )
+BLANK, POSITIVE, NEGATIVE, UNCERTAIN = range(4)  # CheXbert's classes
 _LABEL_OF: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "enlarged cardiomediastinum": ("Enlarged Cardiomediastinum",),
@@ -57,6 +58,7 @@ _LABEL_OF: Mapping[str, tuple[str, ...]] = MappingProxyType(
 )
 # An absent finding says little beside a present one, for most reports list the same absent ones.
 _VALUES = {Status.PRESENT: 1.0, Status.UNCERTAIN: 0.5, Status.ABSENT: -0.25}
+_CLASSES = {0.0: BLANK, 1.0: POSITIVE, -0.25: NEGATIVE, 0.5: UNCERTAIN}
 
 
 def label_vector(statements: Sequence[Statement]) -> tuple[float, ...]:
@@ -77,6 +79,11 @@ def label_vector(statements: Sequence[Statement]) -> tuple[float, ...]:
     abnormal = any(s.specific and s.status is not Status.ABSENT for s in statements)
     values["No Finding"] = 0.0 if abnormal or not statements else 1.0
     return tuple(values[label] for label in LABELS)
+
+
+def label_classes(vector: Iterable[float]) -> tuple[int, ...]:
+    """CheXbert's class for each value of a `label_vector`."""
+    return tuple(_CLASSES[value] for value in vector)
 
 
 def label_similarity(reference: Iterable[float], hypothesis: Iterable[float]) -> float:

@@ -16,6 +16,10 @@ from rrg.errors import UserError
 
 _TILE: Final = 336
 _CAPTION: Final = 64
+_HELD: Final = (255, 150, 40)
+_PLAIN: Final = (90, 160, 255)
+# Boxes of regions without findings are drawn too where a study has no more than these (both lungs, heart).
+_FEW: Final = 4
 
 
 def pick(studies: Sequence[Study], findings: frozenset[str], count: int, seed: int) -> list[Study]:
@@ -28,7 +32,8 @@ def pick(studies: Sequence[Study], findings: frozenset[str], count: int, seed: i
 
 def draw_sheet(studies: Sequence[Study], columns: int, boxes: bool = True) -> PILImage.Image:
     """The sheet, [rows * (336 + 64), columns * 336] pixels: each study's first image, captioned; boxes in orange
-    where a region has findings (not around whole lungs when a part of the lung is boxed)."""
+    where a region has findings (not around whole lungs when a part of the lung is boxed), in blue around the others of
+    a study with few boxes."""
     rows = -(-len(studies) // columns)
     sheet = PILImage.new("RGB", (columns * _TILE, rows * (_TILE + _CAPTION)), "white")
     for index, study in enumerate(studies):
@@ -45,10 +50,14 @@ def draw_sheet(studies: Sequence[Study], columns: int, boxes: bool = True) -> PI
 
 
 def _draw_boxes(draw: ImageDraw.ImageDraw, study: Study, left: int, top: int) -> None:
-    held = {region for region, codes in (study.region_findings or {}).items() if codes}
-    for region in sorted(held & set(study.boxes or {})):
+    boxes = study.boxes or {}
+    held = {region for region, codes in (study.region_findings or {}).items() if codes} & set(boxes)
+    colours = dict.fromkeys(sorted(boxes), _PLAIN) if len(boxes) <= _FEW else {}
+    for region in sorted(held):
         if region.endswith(" lung") and any(other.startswith(region.split()[0]) for other in held - {region}):
             continue
-        box = (study.boxes or {})[region]
+        colours[region] = _HELD
+    for region, colour in colours.items():
+        box = boxes[region]
         corners = (left + box.x0 * _TILE, top + box.y0 * _TILE, left + box.x1 * _TILE - 1, top + box.y1 * _TILE - 1)
-        draw.rectangle(corners, outline=(255, 150, 40))
+        draw.rectangle(corners, outline=colour)

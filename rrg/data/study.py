@@ -47,8 +47,9 @@ class Study:
     """One examination.
 
     `findings` are the codes of `rrg.data.findings.FINDINGS` that hold for the study (empty: normal),
-    `region_findings` the same by anatomical region, `boxes` where the regions lie in the first frontal image.
-    Each is None where the source does not tell.
+    `region_findings` the same by anatomical region, `boxes` where the regions lie in the first frontal image,
+    `region_sentences` the sentences of the report that speak of a region, `labels` the columns of a report labeller by
+    name: 1 positive, 0 negative, -1 uncertain. Each is None where the source does not tell.
     """
 
     id: str
@@ -59,6 +60,9 @@ class Study:
     findings: frozenset[str] | None = None
     region_findings: Mapping[str, frozenset[str]] | None = None
     boxes: Mapping[str, Box] | None = None
+    patient: str | None = None
+    region_sentences: Mapping[str, tuple[str, ...]] | None = None
+    labels: Mapping[str, float] | None = None
 
     @property
     def target(self) -> str:

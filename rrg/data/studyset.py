@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, get_args
@@ -28,10 +29,14 @@ class Problem:
 
 @dataclass
 class ProblemLog:
-    """Collects problems; with `strict` the first one is raised as a `UserError` instead."""
+    """Collects problems; with `strict` the first one is raised as a `UserError` instead.
+
+    `skipped` counts, by reason, records that are in order and not wanted.
+    """
 
     strict: bool = False
     problems: list[Problem] = field(default_factory=list)
+    skipped: Counter[str] = field(default_factory=Counter)
 
     def add(self, file: str, field_name: str, reason: str) -> None:
         problem = Problem(file, field_name, reason)
@@ -39,19 +44,29 @@ class ProblemLog:
             raise UserError(f"{problem} (data.strict=false skips bad records and counts them)")
         self.problems.append(problem)
 
+    def skip(self, reason: str) -> None:
+        self.skipped[reason] += 1
+
 
 class StudySet:
-    """Studies by id, in a fixed order, with their splits.
+    """Studies by id, in a fixed order, with their splits; `problems` and `skipped` say what is not among them.
 
     `fingerprint` is a hash of every id, split and target text and of the settings that decide the pixels: equal
     fingerprints mean equal training data.
     """
 
-    def __init__(self, studies: Sequence[Study], problems: Sequence[Problem], settings: Mapping[str, object]) -> None:
+    def __init__(
+        self,
+        studies: Sequence[Study],
+        problems: Sequence[Problem],
+        settings: Mapping[str, object],
+        skipped: Mapping[str, int] | None = None,
+    ) -> None:
         self.studies: dict[str, Study] = {study.id: study for study in studies}
         if len(self.studies) != len(studies):
             raise ValueError("two studies have the same id")
         self.problems: list[Problem] = list(problems)
+        self.skipped: dict[str, int] = dict(skipped or {})
         digest = hashlib.sha256(json.dumps(dict(settings), sort_keys=True).encode())
         for study in studies:
             digest.update("\0".join((study.id, study.split, study.target)).encode())

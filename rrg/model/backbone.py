@@ -22,7 +22,7 @@ import numpy.typing as npt
 import torch
 
 from configs.schema import DataConfig, ModelConfig
-from rrg.data.images import load_image
+from rrg.data.imagecache import ImageCache
 from rrg.data.study import Image, Study
 from rrg.errors import UserError
 from rrg.model import efficientnet
@@ -56,6 +56,7 @@ class FeatureStore:
         self.grid = patch_grid(cfg_data.image_size)
         self.channels = patch_channels(cfg_model.backbone)
         self._image_size = cfg_data.image_size
+        self._images = ImageCache(Path(cfg_data.cache_dir), cfg_data.image_size)
         self._threads = cfg_data.workers
         tag = f"{cfg_model.backbone}-{cfg_data.image_size}-{efficientnet.fingerprint(cfg_data.image_size)}"
         self._folder = Path(cfg_data.cache_dir) / "features" / tag
@@ -131,7 +132,7 @@ class FeatureStore:
             yield from zip(starts, batches, strict=True)
 
     def _compute(self, images: Sequence[Image]) -> Array:
-        pixels = np.stack([load_image(image.path, self._image_size) for image in images])
+        pixels = self._images.get_many([image.path for image in images])
         values: Array = self._load_network().patches(torch.from_numpy(pixels)).numpy().astype(np.float16)
         return values
 

@@ -56,6 +56,11 @@ def test_every_experiment_composes_and_passes_the_check(name: str) -> None:
         ("model.llm.num_heads=16", "multiple of 32"),
         ("data.limit_test=3", "shuffle gap"),
         ("data=r2gen", "data.root"),
+        ("data=mimic_cxr", "data.root"),
+        ("data.name=dicom", "mimic_cxr, openi, kaggle, rexrank"),
+        ("data.views=lateral", "all or frontal"),
+        ("data.without_findings=drop", "skip or impression"),
+        ("data.imagenome=/imagenome", "data.name=mimic_cxr"),
         ("learner.rl.minibatches=3", "multiple"),
         ("rollout.max_staleness=1", "synchronous"),
         ("learner.gpus_per_rank=1", "both on GPUs or both on CPUs"),
@@ -149,7 +154,7 @@ def test_a_dry_run_prints_the_config_and_the_plan_and_makes_nothing(tmp_path: Pa
 def test_the_real_job_names_the_missing_data_and_gpus(tmp_path: Path) -> None:
     out = command("+exp=mimic_rl", f"data.root={tmp_path}", f"reward.weights={tmp_path}/weights")
     assert out.returncode == 2
-    assert f"{tmp_path}/annotation.json" in out.stderr
+    assert f"{tmp_path}/mimic-cxr-2.0.0-split.csv" in out.stderr
     assert "GPUs: the config asks for 8" in out.stderr
     assert f"reward.weights={tmp_path}/weights does not exist" in out.stderr
     assert "Traceback" not in out.stderr

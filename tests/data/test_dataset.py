@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,10 @@ import pytest
 from PIL import Image as PILImage
 
 from configs.schema import DataConfig
-from rrg.data import StudySet, load_image, load_studies, openi
-from rrg.data.__main__ import main
+from rrg.data import StudySet, load_image, load_studies
+from rrg.data.formats import openi
+from rrg.data.study import Report, Split, Study
+from rrg.data.studyset import ProblemLog
 from rrg.errors import UserError
 
 Write = Callable[[dict[str, list[Any]]], DataConfig]
@@ -81,11 +83,9 @@ def test_boxes_follow_the_padding_of_the_image(r2gen_root: Write) -> None:
     [
         (record(id=""), "id"),
         (record(report="  "), "report"),
-        (record(report="XXXX."), "report"),
         (record(image_path="missing.png"), "image_path"),
         (record(image_path=[]), "image_path"),
         (record(boxes_xyxy={"left_lung": [5, 5, 5, 9]}), "boxes_xyxy.left_lung"),
-        (record(id="good"), "id"),
         ("text", "-"),
     ],
 )
@@ -96,6 +96,38 @@ def test_bad_records_are_listed_with_file_field_and_reason(r2gen_root: Write, ba
     assert "annotation.json[train][1]" in problem.file
     with pytest.raises(UserError, match=r"annotation\.json"):
         load_studies(replace(cfg, strict=True))
+
+
+def test_of_two_studies_with_one_id_the_first_is_kept_and_the_other_listed(r2gen_root: Write) -> None:
+    studies = load_studies(r2gen_root({"train": [record(), record(report="clear lungs")]}))
+    assert len(studies) == 1
+    assert [(problem.field, problem.reason) for problem in studies.problems] == [
+        ("id", "occurs twice; the first is kept")
+    ]
+    assert "s1" in studies.problems[0].file
+
+
+def test_studies_without_findings_are_left_out_and_counted_or_learn_the_impression(r2gen_root: Write) -> None:
+    cfg = r2gen_root({"train": [record(), record(id="s2", report="XXXX.", impression="No change.")]})
+    skipping = load_studies(cfg)
+    assert [study.id for study in skipping] == ["s1"]
+    assert skipping.skipped == {"no findings section (data.without_findings=skip)": 1}
+    assert skipping.problems == []
+    taking = load_studies(replace(cfg, without_findings="impression"))
+    assert taking["s2"].target == "no change ."
+    assert taking.fingerprint != skipping.fingerprint
+
+
+def test_reading_stops_when_every_split_has_what_its_limit_asks_for(tmp_path: Path) -> None:
+    from rrg.data.dataset import prepare
+
+    def endless() -> Iterator[Study]:
+        for number in range(1000):
+            assert number < 3, "read on after the limits were reached"
+            yield Study(f"s{number}", "train", (), Report("Clear."), "test")
+
+    limits: dict[Split, int | None] = {"train": 2, "val": 0, "test": 0}
+    assert len(list(prepare(endless(), limits, "skip", ProblemLog()))) == 2
 
 
 def test_a_set_without_a_usable_study_is_refused_with_the_first_reason(r2gen_root: Write) -> None:
@@ -127,17 +159,6 @@ def test_a_broken_xml_file_is_a_value_error_with_its_reason() -> None:
         openi.parse_record(b"<eCitation>")
     with pytest.raises(ValueError, match="uId"):
         openi.parse_record(b"<eCitation/>")
-
-
-def test_check_prints_counts_and_problems(r2gen_root: Write, capsys: pytest.CaptureFixture[str]) -> None:
-    cfg = r2gen_root({"train": [record(), record(id="s2", report="")]})
-    assert cfg.root is not None
-    assert main(["check", "--name", "r2gen", "--root", cfg.root]) == 1
-    printed = capsys.readouterr().out
-    assert "train      1 studies, 1 abnormal" in printed
-    assert "report: missing or empty" in printed
-    assert main(["check", "--name", "r2gen", "--root", "/nowhere"]) == 2
-    assert main(["sheet", "--findings", "unicorn"]) == 2
 
 
 def test_a_sheet_shows_studies_with_the_wanted_findings(rendered: StudySet) -> None:

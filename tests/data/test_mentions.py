@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from rrg.data import openi
 from rrg.data.findings import findings_from_mesh
+from rrg.data.formats import openi
 from rrg.data.mentions import findings_by_region, findings_in, region_sentences
 from rrg.data.studyset import ProblemLog
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import pytest
 
 from configs.schema import EvalConfig
-from learner.metrics import tokens
+from learner.evaluation.metrics import tokens
 from rrg.data.study import Report, Study
 
 PAIRS: list[tuple[str, str]] = [

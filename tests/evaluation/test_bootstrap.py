@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import numpy as np
 import pytest
 
-from learner import metrics
-from learner.bootstrap import Statistic, difference, draw_resamples, interval, mean
+from learner.evaluation import metrics
+from learner.evaluation.bootstrap import (
+    Statistic,
+    difference,
+    draw_resamples,
+    draw_swaps,
+    interval,
+    mean,
+    permutation_p,
+)
 
 
 def test_the_interval_of_a_mean_covers_the_truth_about_95_times_in_100() -> None:
@@ -78,3 +88,26 @@ def test_resamples_without_a_masked_study_are_left_out() -> None:
 def test_a_comparison_of_different_numbers_of_studies_is_refused() -> None:
     with pytest.raises(ValueError, match="3 and 2 studies"):
         difference(mean([1.0, 2.0, 3.0]), mean([1.0, 2.0]), draw_resamples(3, 10, seed=0))
+
+
+def test_the_permutation_p_of_a_mean_is_that_of_all_sign_flips() -> None:
+    rng = np.random.default_rng(0)
+    first, second = rng.normal(0.4, 1, 10), rng.normal(0, 1, 10)
+    signs = np.array(list(product([1, -1], repeat=10)))
+    exact = np.mean(np.abs(signs @ (first - second)) >= abs((first - second).sum()) - 1e-12)
+    found = permutation_p(mean(first), mean(second), draw_swaps(10, 20_000, seed=0))
+    assert found == pytest.approx(exact, abs=0.01)
+
+
+def test_the_permutation_test_rarely_rejects_equal_systems_and_always_a_clear_difference() -> None:
+    rng = np.random.default_rng(0)
+    swaps = draw_swaps(40, 500, seed=0)
+    rejected = 0
+    for _ in range(300):
+        truth = rng.poisson(2, (40, 1))
+        counts = [np.hstack([rng.binomial(truth, 0.5), truth, truth]) * 1.0 for _ in range(2)]
+        rejected += permutation_p(*(Statistic(c, metrics.finding_f1) for c in counts), swaps) < 0.05
+    assert rejected / 300 < 0.09
+    better = mean(np.arange(40) + 5.0)
+    assert permutation_p(better, mean(np.arange(40.0)), swaps) == pytest.approx(1 / 501)
+    assert permutation_p(better, better, swaps) == 1.0

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from configs.schema import EvalConfig
-from learner import controls
+from learner.evaluation import controls
 from rrg.data.study import Study
 from tests.evaluation.conftest import ABNORMAL, NORMAL, make_studies, overlap_reward, token_f1_score
 

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from configs.schema import EvalConfig
-from learner.evaluate import Evaluation, compare, donor_studies, evaluate, true_findings
+from learner.evaluation.measures import Evaluation, compare, donor_studies, evaluate, true_findings
+from learner.evaluation.studies import finding_truth
 from rrg.data.study import Study
 from rrg.errors import UserError
 from tests.evaluation.conftest import NORMAL, make_studies, overlap_reward, token_f1_score
@@ -152,3 +153,12 @@ def test_systems_on_different_studies_are_not_compared(studies: list[Study], cfg
     first, second = run(studies, copies(studies), cfg), run(studies[:-1], copies(studies[:-1]), cfg)
     with pytest.raises(ValueError, match="different studies"):
         compare(first, second, cfg, seed=0)
+
+
+def test_findings_count_as_codes_only_where_the_source_has_codes(studies: list[Study], cfg: EvalConfig) -> None:
+    coded = [replace(study, source="rendered_openi") for study in studies]
+    assert run(coded, copies(coded), cfg).finding_truth == "codes"
+    assert run(studies, copies(studies), cfg).finding_truth == "reports"
+    assert finding_truth(coded) == "mesh"
+    assert finding_truth([*coded, replace(coded[0], findings=None)]) == "mesh+reference"
+    assert finding_truth(studies) == finding_truth([]) == "reference"

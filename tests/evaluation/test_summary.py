@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from configs.schema import EvalConfig
-from learner.evaluate import Evaluation, evaluate
+from learner.evaluation.measures import Evaluation, evaluate
 from learner.summary import Summary, build_summary, markdown_table, print_summary, write_summary
 from rrg.data.study import Study
 from tests.evaluation.conftest import NORMAL, make_studies, overlap_reward, token_f1_score

@@ -15,7 +15,7 @@ from reward_server.scorer import Scorer, ScorerOptions
 from reward_server.security import ServerSecurity
 from reward_server.server import RewardServer
 from reward_server.service import Limits
-from rrg.data.openi import OpeniRecord, find_archive, read_records
+from rrg.data.formats.openi import OpeniRecord, find_archive, read_records
 from rrg.data.studyset import ProblemLog
 
 

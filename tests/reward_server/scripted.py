@@ -16,6 +16,7 @@ from reward_server.scorer import Pair
 from reward_server.security import ServerSecurity
 
 Answer = Callable[[reward_pb2.ScoreRequest, grpc.ServicerContext], reward_pb2.ScoreResponse]
+LabelAnswer = Callable[[reward_pb2.LabelRequest, grpc.ServicerContext], reward_pb2.LabelResponse]
 
 
 def response(
@@ -35,18 +36,34 @@ def lengths(request: reward_pb2.ScoreRequest, context: grpc.ServicerContext | No
     return response([len(pair.hypothesis) for pair in request.pairs])
 
 
+def classes_of(text: str) -> tuple[int, ...]:
+    """A text's labels, so that they depend on it."""
+    return tuple((len(text) + i) % 4 for i in range(14))
+
+
+def labels(request: reward_pb2.LabelRequest, context: grpc.ServicerContext | None = None) -> reward_pb2.LabelResponse:
+    """Every text's `classes_of`."""
+    return reward_pb2.LabelResponse(
+        labels=[reward_pb2.TextLabels(classes=classes_of(text)) for text in request.texts],
+        backend="scripted",
+        definition="scripted-v1",
+        models=[reward_pb2.Model(name="model", sha256="aa")],
+    )
+
+
 class ScriptedServer(reward_pb2_grpc.RewardServiceServicer):
-    """Serves on loopback; `requests` counts the pairs of every request in the order they came."""
+    """Serves on loopback; `requests` counts the pairs or texts of every request in the order they came."""
 
     def __init__(
         self,
         answer: Answer = lengths,
         *,
+        label: LabelAnswer = labels,
         port: int = 0,
         message_bytes: int = 64 * 2**20,
         security: ServerSecurity | None = None,
     ) -> None:
-        self._answer = answer
+        self._answer, self._label = answer, label
         self._token = security.token if security else None
         self._lock = threading.Lock()
         self.requests: list[int] = []
@@ -73,6 +90,14 @@ class ScriptedServer(reward_pb2_grpc.RewardServiceServicer):
         with self._lock:
             self.requests.append(len(request.pairs))
         return self._answer(request, context)
+
+    def Label(  # noqa: N802
+        self, request: reward_pb2.LabelRequest, context: grpc.ServicerContext
+    ) -> reward_pb2.LabelResponse:
+        self._check_token(context)
+        with self._lock:
+            self.requests.append(len(request.texts))
+        return self._label(request, context)
 
     def Describe(  # noqa: N802
         self, request: reward_pb2.DescribeRequest, context: grpc.ServicerContext

@@ -46,6 +46,11 @@ class Fragile(Gate):
             raise RuntimeError("CUDA error: an illegal memory access was encountered")
         return super().score(pairs)
 
+    def label(self, texts: Sequence[str]) -> list[tuple[int, ...]]:
+        if self.lost:
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
+        return super().label(texts)
+
 
 def soon(happened: Callable[[], bool]) -> bool:
     deadline = time.monotonic() + 10

@@ -11,7 +11,7 @@ from transformers import AutoModel, AutoTokenizer
 from reward_server.backends import create_scorer
 from reward_server.scorer import Scorer, ScorerOptions
 from reward_server.text.encoder import SentenceEncoder, model_folder
-from rrg.data.openi import OpeniRecord
+from rrg.data.formats.openi import OpeniRecord
 
 
 def test_scores_are_the_same_bits_alone_in_any_batch_and_in_any_order(

@@ -11,7 +11,7 @@ from reward_server.scorer import Pair, Scorer
 from reward_server.spec import reward_from_components
 from reward_server.text.statements import read_statements
 from reward_server.text.words import sentences, words
-from rrg.data.openi import OpeniRecord
+from rrg.data.formats.openi import OpeniRecord
 
 TEMPLATES = (
     "The heart is normal in size. The mediastinum is unremarkable. The lungs are clear.",

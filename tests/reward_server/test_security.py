@@ -239,7 +239,7 @@ def test_a_call_without_the_token_is_refused_before_it_sends_anything(
         yield from ()
 
     with grpc.secure_channel(secured.address, trust, name) as channel:
-        for method in ("Score", "Describe", "ScoreStream"):
+        for method in ("Score", "Label", "Describe", "ScoreStream"):
             call = channel.stream_stream(f"/{SERVICE}/{method}")(silent(), timeout=10)
             with pytest.raises(grpc.RpcError) as caught:
                 next(call)

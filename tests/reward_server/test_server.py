@@ -30,7 +30,8 @@ PAIR = ("No pneumothorax.", "There is no pneumothorax.")
 
 
 class Gate:
-    """A scorer of the tests that holds every batch until it is let through; a score is the hypothesis' length."""
+    """A scorer of the tests that holds every batch until it is let through; a score is the hypothesis' length, and so
+    is every label. It asserts that it does one thing at a time."""
 
     description = Description("gate", "gate-v1", "length", ("length",), (ModelFile("ruler", "ab" * 32),), {})
 
@@ -38,14 +39,28 @@ class Gate:
         self.open = threading.Event()
         self.entered = threading.Event()
         self.batches: list[list[Pair]] = []
+        self.labelled: list[list[str]] = []
+        self._alone = threading.Lock()
 
     def score(self, pairs: Sequence[Pair]) -> list[dict[str, float]]:
-        self.entered.set()
         self.batches.append(list(pairs))
-        assert self.open.wait(30)
+        self._pass()
         if any(hypothesis == "explode" for _, hypothesis in pairs):
             raise ValueError("the text is explode")
         return [{"length": math.nan if hypothesis == "nan" else len(hypothesis)} for _, hypothesis in pairs]
+
+    def label(self, texts: Sequence[str]) -> list[tuple[int, ...]]:
+        self.labelled.append(list(texts))
+        self._pass()
+        if "explode" in texts:
+            raise ValueError("the text is explode")
+        return [(len(text),) * 14 for text in texts]
+
+    def _pass(self) -> None:
+        assert self._alone.acquire(blocking=False)
+        self.entered.set()
+        assert self.open.wait(30)
+        self._alone.release()
 
     def statistics(self) -> dict[str, float]:
         return {"batches": len(self.batches)}

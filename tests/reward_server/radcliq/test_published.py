@@ -8,10 +8,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from radgraph.rewards import compute_reward
 
 from reward_server.backends import create_scorer
 from reward_server.backends.published import COMPONENTS
 from reward_server.errors import RewardSetupError
+from reward_server.radcliq.chexbert import CheXbert
+from reward_server.radcliq.radgraph import to_json
+from reward_server.radcliq.radgraph.model import RadGraphModel
+from reward_server.radcliq.weights import WeightsFolder
 from reward_server.scorer import Pair, Scorer, ScorerOptions
 
 TOLERANCE = 1e-5
@@ -40,8 +45,48 @@ def test_every_component_is_the_packages(
             assert scores[pair][name] == pytest.approx(value, abs=TOLERANCE), (name, pair)
 
 
+def test_the_three_radgraph_rewards_are_those_of_the_package(
+    mini_weights: Path, scores: dict[Pair, dict[str, float]]
+) -> None:
+    folder = WeightsFolder(mini_weights, "radgraph")
+    model = RadGraphModel.load(folder.radgraph, folder.backbone, torch.device("cpu"), torch.float32)
+    texts = sorted({text for pair in scores for text in pair})
+    graphs = dict(zip(texts, map(to_json, model.annotate(texts)), strict=True))
+    for (reference, hypothesis), score in scores.items():
+        found = tuple(score[f"radgraph_{level}"] for level in ("simple", "partial", "complete"))
+        assert found == pytest.approx(compute_reward(graphs[hypothesis], graphs[reference], "all"))
+
+
+def test_labels_are_chexberts_classes_alone_and_in_any_batch(
+    mini_weights: Path, scores: dict[Pair, dict[str, float]]
+) -> None:
+    texts = sorted({text for pair in scores for text in pair})
+    folder = WeightsFolder(mini_weights, "radgraph")
+    chexbert = CheXbert(folder.chexbert, folder.bert, "cpu", torch.float32)
+    expected = [read.classes for read in chexbert.label(texts)]
+    scorer, alone = (create_scorer(ScorerOptions("published", weights=str(mini_weights))) for _ in range(2))
+    assert scorer.label([*texts, *texts]) == expected * 2
+    assert [alone.label([text])[0] for text in texts[:25]] == expected[:25]
+    assert scorer.label([]) == []
+    assert len(set(expected)) > 5
+    assert {value for classes in expected for value in classes} == {0, 1, 2, 3}
+
+
+def test_a_text_is_labelled_once_and_not_at_all_if_it_was_scored(mini_weights: Path, pairs: list[Pair]) -> None:
+    scorer = create_scorer(ScorerOptions("published", weights=str(mini_weights)))
+    scorer.score([pairs[0]])
+    read = scorer.statistics()["cache_misses"]
+    scorer.label([*pairs[0], *pairs[0]])
+    assert scorer.statistics()["cache_misses"] == read
+    for _ in range(2):
+        scorer.label(["No acute findings.", "No acute findings."])
+        assert scorer.statistics()["cache_misses"] == read + 1
+    assert scorer.statistics()["radgraph_seconds"] > 0
+
+
 def test_the_scores_vary_over_the_pairs(scores: dict[Pair, dict[str, float]]) -> None:
-    for name in ("radgraph", "radgraph_relation", "bertscore", "semb", "bleu2", "radcliq_v1", "positive_f1"):
+    graphs = ("radgraph", "radgraph_relation", "radgraph_simple", "radgraph_partial", "radgraph_complete")
+    for name in (*graphs, "bertscore", "semb", "bleu2", "radcliq_v1", "positive_f1"):
         assert len({round(score[name], 4) for score in scores.values()}) > 5, name
 
 

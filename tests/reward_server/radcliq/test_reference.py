@@ -39,6 +39,12 @@ def test_the_composites_are_the_formulas_of_the_components(reference: Scorer) ->
     assert score["radcliq_v0"] == RADCLIQ_V0(*features)
 
 
+def test_it_labels_as_published_does(mini_weights: Path, reference: Scorer, pairs: list[Pair]) -> None:
+    published = create_scorer(ScorerOptions("published", weights=str(mini_weights)))
+    texts = [*(hypothesis for _, hypothesis in pairs[:12]), ""]
+    assert reference.label(texts) == published.label(texts)
+
+
 def test_blank_reports_have_no_graph_and_no_matches(reference: Scorer) -> None:
     for score in reference.score([("", ""), (TEXT, ""), (" \n", TEXT)]):
         assert score["radgraph"] == score["bleu2"] == 0

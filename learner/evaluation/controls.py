@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from configs.schema import EvalConfig
-from learner.evaluate import Reward, Scorer, score_pairs, true_findings
-from learner.metrics import tokens
+from learner.evaluation.measures import Reward, Scorer, score_pairs, true_findings
+from learner.evaluation.metrics import tokens
 from rrg.data.study import Study
 
 CONSTANT = ("most_frequent", "best_constant")

@@ -1,0 +1,1 @@
+"""How good generated reports are: measures, intervals, controls, tables. `learner.evaluate` is the command."""

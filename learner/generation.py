@@ -1,0 +1,151 @@
+"""Reports of a saved policy for a split of its data set: greedy decoding by the vLLM engine, in this process, no Ray.
+
+Contract: reports are appended to a JSON-lines file as their batch is finished, so a killed call goes on where it was;
+the file belongs to one checkpoint and one set of studies, and is refused for others. Beam search is not offered: vLLM
+has none for prompts of embeddings.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+
+from actors.engine import Prompt, RolloutEngine, Sample, Sampling
+from actors.env import rollout_env
+from configs.load import resolve
+from configs.schema import Config
+from learner.checkpoints import latest_checkpoint
+from learner.progress import Show
+from rrg.data import Study, StudySet
+from rrg.data.study import Split
+from rrg.errors import UserError
+
+# Reports that a killed call loses at most.
+BATCH = 64
+Row = dict[str, str]
+
+
+def run_config(run_dir: Path) -> Config:
+    """The config of the run in `run_dir`. Raises UserError where there is none."""
+    path = run_dir / "config.yaml"
+    if not path.is_file():
+        raise UserError(f"{path} does not exist: --run must be the directory of a run of learner.main")
+    loaded = OmegaConf.load(path)
+    assert isinstance(loaded, DictConfig)
+    return resolve(loaded)
+
+
+def policy_folder(run_dir: Path, checkpoint: str) -> Path:
+    """The policy of "warm_start", of the "latest" RL checkpoint, or in a folder given by path.
+
+    Raises UserError where it is not there.
+    """
+    if checkpoint == "latest":
+        newest = latest_checkpoint(run_dir / "checkpoints")
+        if newest is None:
+            raise UserError(f"{run_dir}/checkpoints holds no RL checkpoint; use --checkpoint warm_start")
+        return newest / "policy"
+    folder = run_dir / "warm_start" if checkpoint == "warm_start" else Path(checkpoint)
+    if (folder / "policy" / "policy.json").is_file():
+        return folder / "policy"
+    if not (folder / "policy.json").is_file():
+        raise UserError(f"{folder} holds no policy (policy.json); --checkpoint warm_start, latest or a folder with one")
+    return folder
+
+
+def generate_reports(
+    cfg: Config, policy: Path, studies: StudySet, split: Split, out: Path, show: Show, limit: int | None = None
+) -> list[Row]:
+    """{id, reference, hypothesis} of every study of `split` (the first `limit`), in order; `out` holds them too.
+
+    Raises UserError where `out` is of another policy or other studies, or the split is empty.
+    """
+    chosen = studies.split(split)[:limit]
+    if not chosen:
+        raise UserError(f"the data set has no study in split {split}")
+    done = _open(out, _signature(cfg, policy, studies, split))
+    missing = [study for study in chosen if study.id not in done]
+    if missing:
+        _generate(cfg, policy, missing, out, show, done)
+    return [{"id": s.id, "reference": s.target, "hypothesis": done[s.id]} for s in chosen]
+
+
+def _generate(cfg: Config, policy: Path, studies: Sequence[Study], out: Path, show: Show, done: dict[str, str]) -> None:
+    total = len(done) + len(studies)
+    with out.open("a", encoding="utf-8") as file:
+        for batch, texts in _batches(cfg, policy, studies):
+            for study, text in zip(batch, texts, strict=True):
+                file.write(json.dumps({"id": study.id, "reference": study.target, "hypothesis": text}) + "\n")
+                done[study.id] = text
+            file.flush()
+            os.fsync(file.fileno())
+            show.advance("reports", len(done), total)
+
+
+def _batches(cfg: Config, folder: Path, studies: Sequence[Study]) -> Iterator[tuple[Sequence[Study], list[str]]]:
+    os.environ |= rollout_env(cfg.rollout)  # vLLM reads it when it is imported
+    import torch
+
+    from rrg.model.backbone import FeatureStore
+    from rrg.model.build import load_policy
+
+    torch.set_num_threads(cfg.rollout.threads)
+    store = FeatureStore(cfg.data, cfg.model)
+    policy = load_policy(folder).to("cuda" if cfg.rollout.gpus_per_actor > 0 else "cpu")
+    engine = RolloutEngine(folder / "llm", cfg.rollout, cfg.model.dtype)
+    engine.load_weights(dict(policy.llm.state_dict()), version=0)
+    sampling = Sampling(cfg.rollout.max_new_tokens, policy.eos_token_id, greedy=True)
+    try:
+        for start in range(0, len(studies), BATCH):
+            batch = studies[start : start + BATCH]
+            with torch.no_grad():
+                # One by one, as the rollout actors do: a report does not depend on its batch.
+                features = [store.load_batch([study]).to(policy.instruction_ids.device) for study in batch]
+                embeds = [policy.prompt_embeds(policy.extract(one))[0].float().cpu().numpy() for one in features]
+            samples = engine.generate([Prompt(one, seed=0) for one in embeds], sampling)
+            texts = {sample.index: policy.decode(_tokens(sample)) for sample in samples}
+            yield batch, [texts[index] for index in range(len(batch))]
+    finally:
+        engine.close()
+
+
+def _tokens(sample: Sample) -> list[int]:
+    if sample.failed is not None:
+        raise UserError(f"a report could not be written: {sample.failed}")
+    tokens: list[int] = sample.token_ids.tolist()
+    return tokens
+
+
+def _signature(cfg: Config, policy: Path, studies: StudySet, split: Split) -> dict[str, str]:
+    """What a file of reports must agree in to be gone on with."""
+    digest = hashlib.sha256()
+    for path in sorted(policy.rglob("*.safetensors")):
+        digest.update(path.read_bytes())
+    return {
+        "policy_sha256": digest.hexdigest(),
+        "studies": studies.fingerprint,
+        "split": split,
+        "max_new_tokens": str(cfg.rollout.max_new_tokens),
+    }
+
+
+def _open(out: Path, signature: dict[str, str]) -> dict[str, str]:
+    """The reports that `out` holds already, by id; a line that a killed call left unfinished is cut off."""
+    side = out.with_name(out.name + ".meta.json")
+    if not out.exists():
+        out.parent.mkdir(parents=True, exist_ok=True)
+        side.write_text(json.dumps(signature, indent=2) + "\n")
+        out.touch()
+        return {}
+    if not side.is_file() or json.loads(side.read_text()) != signature:
+        raise UserError(f"{out} holds reports of another policy or other studies; delete it or choose another --out")
+    text = out.read_text(encoding="utf-8")
+    whole = text[: text.rfind("\n") + 1]
+    if whole != text:
+        out.write_text(whole, encoding="utf-8")
+    return {row["id"]: row["hypothesis"] for row in map(json.loads, whole.splitlines())}

@@ -1,0 +1,253 @@
+"""`python -m learner.evaluate`: numbers, flags, files and exit statuses, with the embedded backend."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image as PILImage
+
+from configs.schema import Config, DataConfig, ModelConfig, RewardConfig
+from learner import evaluate, generation
+from learner.evaluation import scoring
+from reward_server.backends import create_scorer
+from reward_server.errors import PairError
+from reward_server.scorer import ScorerOptions
+from tests.evaluation.conftest import PAIRS
+from tests.evaluation.test_metrics import PYCOCOEVALCAP_ROUGE_L
+from tests.reward_server.conftest import RunningServer
+
+HYPOTHESES = [hypothesis for _, hypothesis in PAIRS]
+
+
+def predictions(path: Path, hypotheses: list[str] = HYPOTHESES) -> Path:
+    rows = [
+        {"id": f"s{index}", "reference": reference, "hypothesis": hypothesis}
+        for index, ((reference, _), hypothesis) in enumerate(zip(PAIRS, hypotheses, strict=True))
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def result(tmp_path: Path, *arguments: str, status: int = 0) -> dict[str, Any]:
+    out = tmp_path / "out.json"
+    assert evaluate.main([*arguments, "--no-meteor", "--bootstrap", "100", "--json", str(out)]) == status
+    found: dict[str, Any] = json.loads(out.read_text(), parse_constant=pytest.fail)
+    return found
+
+
+@pytest.fixture
+def data_set(tmp_path: Path) -> Path:
+    """Six training studies and the four of PAIRS as test, in people's own format."""
+    root = tmp_path / "data"
+    root.mkdir()
+    rng = np.random.default_rng(0)
+    texts = ["Lungs are clear."] * 3 + ["The heart is enlarged.", "There is a right pneumothorax.", "Heart is normal."]
+    studies = [(f"t{i}", "train", text) for i, text in enumerate(texts)]
+    studies += [(f"s{i}", "test", reference) for i, (reference, _) in enumerate(PAIRS)]
+    rows = []
+    for study_id, split, text in studies:
+        PILImage.fromarray(rng.integers(0, 255, (64, 64), dtype=np.uint8)).save(root / f"{study_id}.png")
+        rows.append({"id": study_id, "split": split, "image_path": [f"{study_id}.png"], "findings": text})
+    (root / "studies.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return root
+
+
+def test_every_group_is_in_the_file_and_on_the_screen_with_its_signature(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = result(tmp_path, "--predictions", str(predictions(tmp_path / "p.jsonl")))
+    assert list(found["metrics"]) == ["reward", "text", "findings", "labels"]
+    assert len(found["metrics"]["labels"]) == 36
+    assert found["metrics"]["reward"]["reward"]["value"] == -found["metrics"]["reward"]["embedded"]["value"]
+    assert found["backend"]["name"] == "embedded"
+    shown = capsys.readouterr().out
+    for line in found["signatures"].values():
+        assert line in shown
+        assert line.startswith("lmrrg.eval|v:1|")
+        assert line.endswith("section:findings|split:unknown|n:4|boot:100|seed:0")
+    assert f"backend:embedded|models:{found['backend']['models'][0]['sha256'][:8]}" in found["signatures"]["labels"]
+    assert "control nearest_image: needs the data set" in shown
+    assert not any(reference in shown or hypothesis in shown for reference, hypothesis in PAIRS)
+
+
+def test_numbers_are_those_of_pycocoevalcap_on_the_cleaned_texts(tmp_path: Path) -> None:
+    # Bleu(4), Rouge() and Cider() of the package on `clean` of PAIRS, run once by hand.
+    text = result(tmp_path, "--predictions", str(predictions(tmp_path / "p.jsonl")), "--backend", "none")["metrics"]
+    assert text["text"]["bleu4"]["value"] == pytest.approx(0.437001, abs=1e-6)
+    assert text["text"]["rougeL"]["value"] == pytest.approx(0.704059, abs=1e-6)
+    assert text["text"]["rougeL"]["value"] != pytest.approx(PYCOCOEVALCAP_ROUGE_L, abs=1e-3)  # not cleaned
+    assert text["text"]["cider"]["value"] == pytest.approx(4.753125, abs=1e-6)
+    assert "reward" not in text
+    assert "labels" not in text
+
+
+def test_a_baseline_has_deltas_with_intervals_and_p(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    base = predictions(tmp_path / "b.jsonl", ["Lungs are clear."] * 4)
+    copy = predictions(tmp_path / "p.jsonl", [reference for reference, _ in PAIRS])
+    found = result(tmp_path, "--predictions", str(copy), "--baseline", str(base))
+    entry = found["metrics"]["text"]["rougeL"]
+    value, low, high = entry["baseline"]["difference"]
+    assert 0 < low <= value <= high
+    assert value == pytest.approx(1.0 - entry["baseline"]["value"])
+    assert 0 < entry["baseline"]["p"] <= 1
+    assert "difference [95 %]" in capsys.readouterr().out
+    same = result(tmp_path, "--predictions", str(copy), "--baseline", str(copy))["metrics"]["reward"]["reward"]
+    assert same["baseline"]["difference"] == [0.0, 0.0, 0.0]
+    assert same["baseline"]["p"] == 1.0
+
+
+def test_a_data_set_brings_controls_and_a_constant_is_not_told_from_its_exchange(
+    tmp_path: Path, data_set: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    constant = predictions(tmp_path / "p.jsonl", ["lungs are clear ."] * 4)
+    places = ["--format", "jsonl", "--root", str(data_set), "--cache-dir", str(tmp_path / "cache")]
+    page, sheet, table = tmp_path / "w.html", tmp_path / "w.png", tmp_path / "s.csv"
+    outputs = ["--worst", str(page), "--worst-count", "2", "--per-study", str(table)]
+    found = result(tmp_path, "--predictions", str(constant), *places, *outputs)
+    reward = found["metrics"]["reward"]["reward"]
+    assert set(reward["controls"]) == {"most_frequent", "nearest_image", "shuffled"}
+    assert {"most_frequent", "shuffled"} <= set(reward["not_told_from"])
+    assert reward["controls"]["most_frequent"]["difference"] == [0.0, 0.0, 0.0]
+    assert "does not tell from" in capsys.readouterr().out
+    html = page.read_text()
+    assert html.count("<article>") == html.count("data:image/jpeg") == 2
+    rows = list(csv.DictReader(table.open()))
+    assert [row["id"] for row in rows] == ["s0", "s1", "s2", "s3"]
+    assert "lungs are clear" not in table.read_text()
+    assert np.mean([float(row["reward"]) for row in rows]) == pytest.approx(reward["value"])
+    worst = min(rows, key=lambda row: float(row["reward"]))
+    first_id = html.split("<h2>")[1].split("</h2>")[0]
+    assert first_id == worst["id"]
+    result(tmp_path, "--predictions", str(constant), *places, "--backend", "none", "--worst", str(sheet))
+    assert PILImage.open(sheet).width > 300
+
+
+def test_studies_that_the_split_does_not_have_are_told(
+    tmp_path: Path, data_set: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--format", "jsonl", "--root", str(data_set), "--split", "train", "--backend", "none"]
+    assert evaluate.main(["--predictions", str(predictions(tmp_path / "p.jsonl")), *flags]) == 2
+    assert "4 ids of the predictions are no studies of the split train, the first is 's0'" in capsys.readouterr().err
+
+
+def test_empty_reports_are_counted(tmp_path: Path) -> None:
+    found = result(tmp_path, "--predictions", str(predictions(tmp_path / "p.jsonl", ["", " ", *HYPOTHESES[2:]])))
+    assert "2 of 4 generated reports are empty; they count as they are" in found["notes"]
+
+
+def test_a_pair_without_a_score_is_left_out_counted_and_status_1(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(scorer: Any) -> scoring.Scoring:
+        found = original(scorer)
+        plain = found._score_each
+        found._score_each = lambda pairs: [
+            PairError("too long") if pair[1] == "the lungs are clear ." else plain([pair])[0] for pair in pairs
+        ]
+        return found
+
+    original = scoring.local
+    monkeypatch.setattr(scoring, "local", failing)
+    table = tmp_path / "s.csv"
+    arguments = ["--predictions", str(predictions(tmp_path / "p.jsonl")), "--per-study", str(table), "--controls", ""]
+    found = result(tmp_path, *arguments, status=1)
+    assert found["failed"] == 1
+    assert "system: 1 studies have no score, the first because: too long" in found["notes"]
+    rewards = [row["reward"] for row in csv.DictReader(table.open())]
+    assert [bool(value) for value in rewards] == [True, True, False, True]
+    known = [float(value) for value in rewards if value]
+    assert found["metrics"]["reward"]["reward"]["value"] == pytest.approx(np.mean(known))
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--root", "x"], "--root needs --format"),
+        (["--controls", "best"], "--controls: 'best' is none of"),
+        (["--worst", "w.pdf"], "must end in .html or .png"),
+        (["--json", "nowhere/out.json"], "--json nowhere/out.json: its folder does not exist"),
+        (["--backend", "published"], "--backend published needs --weights"),
+        (["--weights", "w"], "mean nothing to --backend embedded"),
+        (["--limit", "3"], "--out and --limit are for --run"),
+        (["--baseline", "none.jsonl"], "none.jsonl is missing"),
+        (["--reward-address", "127.0.0.1:9", "--reward-wait", "0.3"], "to serve"),
+    ],
+)
+def test_a_mistake_ends_with_status_2_and_its_message(
+    flags: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = predictions(tmp_path / "p.jsonl")
+    assert evaluate.main(["--predictions", str(path), "--no-meteor", *flags]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_run_that_is_not_there_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert evaluate.main(["--run", str(tmp_path)]) == 2
+    assert "config.yaml does not exist" in capsys.readouterr().err
+
+
+def test_text_measures_load_neither_torch_nor_grpc(tmp_path: Path) -> None:
+    path = predictions(tmp_path / "p.jsonl")
+    program = (
+        "import sys; from learner import evaluate; "
+        f"status = evaluate.main(['--predictions', {str(path)!r}, '--backend', 'none', '--no-meteor']); "
+        "sys.exit(status or ('torch' in sys.modules) * 3 or ('grpc' in sys.modules) * 4)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr.decode()[-2000:]
+
+
+def test_meteor_is_in_the_table_or_the_note_says_why_not(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--predictions", str(predictions(tmp_path / "p.jsonl")), "--backend", "none", "--controls", ""]
+    assert evaluate.main([*arguments, "--bootstrap", "50"]) == 0
+    shown = capsys.readouterr().out
+    assert ("meteor ↑" in shown) == (shutil.which("java") is not None)
+    assert ("METEOR: no Java" in shown) == (shutil.which("java") is None)
+
+
+def test_the_options_of_a_backend_are_handed_on() -> None:
+    args = evaluate.parser().parse_args(["--predictions", "p", "--backend", "published", "--weights", "w"])
+    assert evaluate.scoring_options(args).scorer == ScorerOptions("published", "w")
+
+
+def test_a_run_is_measured_as_the_predictions_that_its_policy_writes(
+    tmp_path: Path, data_set: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The engine that writes the reports is tested in test_generation.py; here it is a file."""
+    config = Config(data=DataConfig("jsonl", root=str(data_set), cache_dir=str(tmp_path / "cache")))
+    config.model, config.reward = ModelConfig(), RewardConfig()
+    rows = [json.loads(line) for line in predictions(tmp_path / "p.jsonl").read_text().splitlines()]
+    asked: list[tuple[Any, ...]] = []
+
+    def write(cfg: Config, policy: Path, studies: Any, split: str, out: Path, show: Any, limit: int | None) -> Any:
+        asked.append((policy, split, out, limit))
+        return rows
+
+    monkeypatch.setattr(generation, "run_config", lambda run_dir: config)
+    monkeypatch.setattr(generation, "policy_folder", lambda run_dir, checkpoint: run_dir / checkpoint / "policy")
+    monkeypatch.setattr(generation, "generate_reports", write)
+    run_dir = tmp_path / "run"
+    found = result(tmp_path, "--run", str(run_dir), "--checkpoint", "warm_start", "--limit", "4")
+    policy = run_dir / "warm_start" / "policy"
+    assert asked == [(policy, "test", run_dir / "reports_warm_start_test.jsonl", 4)]
+    assert set(found["metrics"]["text"]["rougeL"]["controls"]) == {"most_frequent", "nearest_image", "shuffled"}
+    assert found["protocol"]["reward"] == "of-the-run"
+    assert "split:test" in found["signatures"]["reward"]
+
+
+def test_reward_servers_give_the_numbers_of_the_backend_in_this_process(tmp_path: Path) -> None:
+    path = str(predictions(tmp_path / "p.jsonl"))
+    running = RunningServer(create_scorer(ScorerOptions("embedded")))
+    try:
+        far = result(tmp_path, "--predictions", path, "--reward-address", running.address)
+    finally:
+        running.stop()
+    assert far["metrics"] == result(tmp_path, "--predictions", path)["metrics"]
