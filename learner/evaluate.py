@@ -149,7 +149,8 @@ def _inputs(args: argparse.Namespace, config: Config | None, show: Show) -> Inpu
     policy = policy_folder(Path(args.run), args.checkpoint)
     with show.phase("data"):
         studies = load_studies(config.data, progress=show.advance)
-    out = Path(args.out) if args.out else Path(args.run) / f"reports_{policy.parent.name}_{split}.jsonl"
+    written_by = policy.parent.name if policy.name == "policy" else policy.name
+    out = Path(args.out) if args.out else Path(args.run) / f"reports_{written_by}_{split}.jsonl"
     with show.phase("reports"):
         reports = generate_reports(config, policy, studies, split, out, show, args.limit)
     show.line(f"reports: {out}")

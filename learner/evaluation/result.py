@@ -27,6 +27,7 @@ from learner.evaluation.system import GROUPS, System
 from reward_server.scorer import Description
 
 VERSION: Final = 1
+_ROUNDING: Final = 1e-9  # what sums in another order may differ by
 Result = dict[str, Any]
 
 
@@ -129,7 +130,8 @@ def _entry(
 
 def _against(statistic: Statistic, control: Statistic, way: int, resamples: Array) -> dict[str, Any]:
     over = difference(statistic, control, resamples)
-    told = (over.low > 0 if way > 0 else over.high < 0) if way and np.isfinite(over.value) else None
+    clear = over.low > _ROUNDING if way > 0 else over.high < -_ROUNDING
+    told = clear if way and np.isfinite(over.value) else None
     return {"value": _number(control.value), "difference": _numbers(over), "told": told}
 
 

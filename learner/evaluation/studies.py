@@ -40,8 +40,7 @@ def studies_of(rows: Sequence[Prediction], studies: StudySet, split: Split) -> l
 
 
 def finding_truth(studies: Sequence[Study]) -> str:
-    """Where the true findings come from: "mesh" codes, the "reference" text, or "mesh+reference" (of reports that nobody
-    coded)."""
+    """Where the true findings come from: "mesh" codes, the "reference" text, or both ("mesh+reference")."""
     if not studies or any(study.source not in CODED for study in studies):
         return "reference"
     # Open-i's reader falls back on the text without a mark; the rendered studies leave their findings None.

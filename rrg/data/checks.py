@@ -37,8 +37,8 @@ class SplitCount:
 class CheckReport:
     """What a data set holds and what is wrong with it.
 
-    `problems`: bad records, as the reader names them. `missing_files`, `corrupt_files`: images of the studies that were
-    read, by path (`decoded`: whether every image was decoded, or only its header read). `duplicate_ids`: how often.
+    `problems`: bad records, as the reader names them. `missing_files`, `corrupt_files`: images, by path or by the name
+    in the record (`decoded`: whether every image was decoded, or only its header read). `duplicate_ids`: how often.
     `words`: studies by length of the findings section, from that many words on (`WORD_BINS`).
     """
 
@@ -121,7 +121,7 @@ def check_studies(studies: Iterable[Study], log: ProblemLog, decode: bool = True
         patients=len(tally.patients),
         decoded=decode,
         problems=(*log.problems, *stopped),
-        missing_files=tally.missing,
+        missing_files=tally.missing | {p.missing_file: p.reason for p in log.problems if p.missing_file is not None},
         corrupt_files=tally.corrupt,
         duplicate_ids={study_id: count for study_id, count in tally.ids.items() if count > 1},
         patients_in_two_splits={

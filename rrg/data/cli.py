@@ -97,7 +97,6 @@ def _check(args: argparse.Namespace) -> int:
     report = check_studies(studies, log, not args.no_decode, args.workers)
     print_report(report, None if args.all else _SHOWN)
     if args.json:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
         args.json.write_text(json.dumps(report.to_json(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     if args.sheet:
         usable = [study for study in sample if study.images and readable(study.images[:1])]
@@ -163,6 +162,10 @@ def _check_use(args: argparse.Namespace) -> None:
     for flag in ("workers", "count", "columns", "size"):
         if getattr(args, flag, 1) < 1:
             raise UserError(f"--{flag} must be at least 1")
+    # Before hours of reading, not after.
+    for flag in ("json", "sheet", "out"):
+        if path := getattr(args, flag, None):
+            path.parent.mkdir(parents=True, exist_ok=True)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -174,4 +177,6 @@ def main(arguments: list[str] | None = None) -> int:
         return commands[args.command](args)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2
+    except OSError as error:
+        print(f"error: {error.filename or 'output'}: {error.strerror or error}", file=sys.stderr)
+    return 2

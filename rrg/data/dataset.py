@@ -99,9 +99,11 @@ def _prepared(study: Study, without_findings: str) -> Study | None:
     findings, by_region = study.findings, study.region_findings
     if findings is None and by_region is not None:
         findings = frozenset(chain.from_iterable(by_region.values()))
+    spoken = study.region_sentences
     return replace(
         study,
         report=Report(**sections),
+        region_sentences=spoken and {region: tuple(map(clean, texts)) for region, texts in spoken.items()},
         findings=findings_in(text) if findings is None else findings,
         region_findings=findings_by_region(text) if by_region is None else by_region,
     )

@@ -8,14 +8,14 @@ stretched from their own minimum and maximum, 8-bit ones taken as they are. What
 
 from __future__ import annotations
 
-import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 import pydicom
-from pydicom.errors import InvalidDicomError
 from pydicom.pixels.decoders.base import get_decoder
 from pydicom.pixels.processing import apply_rescale, apply_windowing
 
@@ -26,11 +26,6 @@ _SUFFIXES: Final = (".dcm", ".dicom")
 _MAGIC_AT: Final = 128
 # Pictures of other machines; a missing modality (anonymised files) is taken for an X-ray.
 _NO_XRAY: Final = ("CT", "MR", "US", "PT", "NM", "MG", "OPT", "ECG")
-# What pydicom and its decoders raise for damaged files.
-_DAMAGED: Final = (
-    InvalidDicomError, EOFError, OSError, ValueError, AttributeError, KeyError, IndexError, TypeError,
-    NotImplementedError, RuntimeError, OverflowError, struct.error,
-)  # fmt: skip
 
 
 def is_dicom(path: Path) -> bool:
@@ -43,42 +38,55 @@ def is_dicom(path: Path) -> bool:
 
 def read_dicom(path: Path) -> Grey:
     """Grey levels [height, width] in 0..255."""
-    data = _header(path)
-    _check_codec(path, data)
-    try:
+    with _parsing(path):
+        data = pydicom.dcmread(path)
+        _check_kind(path, data, "PixelData" in data)
+        _check_codec(path, data)
         values = np.asarray(data.pixel_array)
         values = values[0] if int(data.get("NumberOfFrames") or 1) > 1 else values
         with np.errstate(over="ignore"):
             shown, low, high = _shown(values, data)
-    except _DAMAGED as error:
-        raise _unreadable(path, error) from error
-    grey = np.clip((shown - low) * (255.0 / max(high - low, 1e-6)), 0, 255).astype(np.float32)
-    return 255 - grey if data.PhotometricInterpretation == "MONOCHROME1" else grey
+        grey = np.clip((shown - low) * (255.0 / max(high - low, 1e-6)), 0, 255).astype(np.float32)
+        if not np.isfinite(grey).all():
+            raise ValueError("the rescale or the window is no number")
+        return 255 - grey if data.PhotometricInterpretation == "MONOCHROME1" else grey
 
 
 def dicom_size(path: Path) -> tuple[int, int]:
     """(width, height), from the header alone."""
-    data = _header(path, stop_before_pixels=True)
-    return int(data.Columns), int(data.Rows)
+    with _parsing(path):
+        data = pydicom.dcmread(path, stop_before_pixels=True)
+        _check_kind(path, data, True)
+        return int(data.Columns), int(data.Rows)
 
 
-def _header(path: Path, stop_before_pixels: bool = False) -> pydicom.Dataset:
+@contextmanager
+def _parsing(path: Path) -> Iterator[None]:
+    """Turns whatever a damaged file makes pydicom raise, at any access, into a message."""
     try:
-        data = pydicom.dcmread(path, stop_before_pixels=stop_before_pixels)
-        modality, photometric = str(data.get("Modality") or ""), str(data.get("PhotometricInterpretation") or "")
-        has_pixels = bool(data.get("Rows") and data.get("Columns")) and (stop_before_pixels or "PixelData" in data)
+        yield
+    except UserError:
+        raise
     except FileNotFoundError as error:
         raise UserError(f"{path}: image is missing; restore the file or drop the study") from error
-    except _DAMAGED as error:
-        raise _unreadable(path, error) from error
-    if not has_pixels:
+    # pydicom converts elements when they are asked for, and its errors have no common base.
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise UserError(
+            f"{path}: image can't be read as DICOM ({reason}); restore the file or drop the study"
+        ) from error
+
+
+def _check_kind(path: Path, data: pydicom.Dataset, has_pixels: bool) -> None:
+    """Raises `UserError` for what isn't a grey X-ray."""
+    modality, photometric = str(data.get("Modality") or ""), str(data.get("PhotometricInterpretation") or "")
+    if not (has_pixels and data.get("Rows") and data.get("Columns")):
         raise UserError(f"{path}: DICOM file without pixels (Modality {modality or 'not given'}); drop it")
     if modality in _NO_XRAY or photometric not in ("MONOCHROME1", "MONOCHROME2"):
         raise UserError(
             f"{path}: no grey X-ray (Modality {modality or 'not given'}, PhotometricInterpretation "
             f"{photometric or 'not given'}); drop it"
         )
-    return data
 
 
 def _check_codec(path: Path, data: pydicom.Dataset) -> None:
@@ -134,8 +142,3 @@ def _look_up(
         raise ValueError(f"LUT has {len(table)} entries and announces {entries}")
     index = np.clip(np.rint(values.astype(np.float64)) - first, 0, entries - 1).astype(np.int64)
     return table[index].astype(np.float64), bits
-
-
-def _unreadable(path: Path, error: Exception) -> UserError:
-    reason = " ".join(str(error).split())[:200] or type(error).__name__
-    return UserError(f"{path}: image can't be read as DICOM ({reason}); restore the file or drop the study")

@@ -17,11 +17,12 @@ SPLITS: Final[tuple[Split, ...]] = get_args(Split)
 
 @dataclass(frozen=True)
 class Problem:
-    """One bad record: the file, the field in it, and what is wrong."""
+    """One bad record: the file, the field in it, and what is wrong; the image file that is missing, if that is it."""
 
     file: str
     field: str
     reason: str
+    missing_file: str | None = None
 
     def __str__(self) -> str:
         return f"{self.file}: {self.field}: {self.reason}"
@@ -38,8 +39,8 @@ class ProblemLog:
     problems: list[Problem] = field(default_factory=list)
     skipped: Counter[str] = field(default_factory=Counter)
 
-    def add(self, file: str, field_name: str, reason: str) -> None:
-        problem = Problem(file, field_name, reason)
+    def add(self, file: str, field_name: str, reason: str, missing_file: str | None = None) -> None:
+        problem = Problem(file, field_name, reason, missing_file)
         if self.strict:
             raise UserError(f"{problem} (data.strict=false skips bad records and counts them)")
         self.problems.append(problem)

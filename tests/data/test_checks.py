@@ -102,7 +102,7 @@ def test_the_report_becomes_json_without_report_texts(study: Study) -> None:
     written = json.dumps(check_studies([study], log).to_json())
     read = json.loads(written)
     assert read["ok"] is False
-    assert read["problems"] == [{"file": "a.csv", "field": "id", "reason": "empty"}]
+    assert read["problems"] == [{"file": "a.csv", "field": "id", "reason": "empty", "missing_file": None}]
     assert read["splits"]["train"]["studies"] == 1
     assert read["words"]["1"] == 1
     assert "lungs" not in written

@@ -43,8 +43,9 @@ def test_check_names_bad_records_with_file_field_and_reason(
     command = ["check", "--format", "r2gen", "--root", str(cfg.root)]
     assert main([*command, "--json", str(tmp_path / "out" / "check.json")]) == 1
     printed = capsys.readouterr().out
-    assert "annotation.json[train][1]: image_path: " in printed
+    assert "annotation.json[train][1] (id s2): image_path: gone.png is missing" in printed
     assert "s1: 2 times" in printed
+    assert "missing files: 1\n  gone.png" in printed
     written = json.loads((tmp_path / "out" / "check.json").read_text())
     assert written["ok"] is False
     assert written["duplicate_ids"] == {"s1": 2}
@@ -91,6 +92,7 @@ def test_only_the_first_problems_are_printed_unless_all_are_wanted(
         (["check", "--format", "r2gen", "--root", "/", "--reports", "x"], "mimic_cxr"),
         (["check", "--format", "r2gen", "--root", "/", "--workers", "0"], "--workers"),
         (["sheet", "--findings", "unicorn"], "unicorn"),
+        (["check", "--format", "r2gen", "--root", "/", "--json", "/dev/null/out.json"], "/dev/null"),
     ],
 )
 def test_wrong_use_is_status_2_with_the_way_out(

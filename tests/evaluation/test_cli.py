@@ -251,3 +251,12 @@ def test_reward_servers_give_the_numbers_of_the_backend_in_this_process(tmp_path
     finally:
         running.stop()
     assert far["metrics"] == result(tmp_path, "--predictions", path)["metrics"]
+
+
+def test_models_read_texts_as_they_stand_if_asked_to_and_text_measures_do_not(tmp_path: Path) -> None:
+    path = str(predictions(tmp_path / "p.jsonl"))
+    clean, verbatim = (result(tmp_path, "--predictions", path, *flags) for flags in ([], ["--verbatim"]))
+    assert clean["metrics"]["text"] == verbatim["metrics"]["text"]
+    assert "|text:verbatim|" in verbatim["signatures"]["reward"]
+    assert "|case:lower|text:r2gen-clean|" in clean["signatures"]["reward"]
+    assert clean["metrics"]["reward"]["bertscore"] != verbatim["metrics"]["reward"]["bertscore"]

@@ -92,6 +92,21 @@ def test_rollout_and_learner_log_probs_agree(first: tuple[Path, str]) -> None:
     assert max(row["logprob_gap_max"] for row in rows(run_dir, "rl")) < 1e-4
 
 
+def test_the_evaluation_of_a_checkpoint_writes_and_measures_the_reports_of_the_run(
+    first: tuple[Path, str], cache: Path, tmp_path: Path
+) -> None:
+    run_dir, _ = first
+    out, numbers = tmp_path / "reports.jsonl", tmp_path / "out.json"
+    command = [sys.executable, "-m", "learner.evaluate", "--run", str(run_dir), "--out", str(out), "--no-meteor"]
+    env = os.environ | {"LMRRG_CACHE": str(cache)}
+    done = subprocess.run([*command, "--json", str(numbers)], cwd=ROOT, env=env, capture_output=True, timeout=RUN_S)
+    assert done.returncode == 0, done.stderr.decode()[-3000:]
+    assert out.read_text() == (run_dir / "samples_rl.jsonl").read_text()
+    metrics = json.loads((run_dir / "summary.json").read_text())["rl"]
+    assert f"{metrics['reward']:.4f}" in done.stdout.decode()
+    assert json.loads(numbers.read_text())
+
+
 def test_the_same_seed_gives_the_same_run_bit_for_bit(
     first: tuple[Path, str], cache: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:

@@ -64,7 +64,8 @@ def find_image(
     path = next((path for path in paths if path.is_file()), None)
     if path is None:
         ends = f", ending {' '.join(suffixes)}" if suffixes != ("",) else ""
-        log.add(where, field, f"{name} is missing (looked in {', '.join(str(root) for root in roots)}{ends})")
+        looked = ", ".join(str(root) for root in roots)
+        log.add(where, field, f"{name} is missing (looked in {looked}{ends})", missing_file=name)
     return path
 
 

@@ -131,7 +131,7 @@ def _existing(
         if path.is_file():
             images.append((picture, Image(path, view)))
         else:
-            log.add(str(path), f"study {study_id}: image", "is missing")
+            log.add(str(path), f"study {study_id}: image", "is missing", missing_file=str(path))
     return images
 
 

@@ -73,7 +73,7 @@ def open_csv(path: Path, columns: Sequence[str], delimiter: str = ",") -> Iterat
             raise UserError(f"{path}: the header lacks {', '.join(missing)}; it has {found}")
         for row in reader:
             if None in row:
-                raise UserError(f"{path}: line {reader.line_num} has more cells than the header; quote text with commas")
+                raise UserError(f"{path}: line {reader.line_num} has more cells than the header; quote its text")
             yield reader.line_num, dict(row)
 
 
