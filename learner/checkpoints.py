@@ -47,7 +47,8 @@ class RunState:
 def config_hash(config: Config) -> str:
     """A hash of all settings that can change a number of training (not: where and how it runs)."""
     shaping = {
-        "data": {k: v for k, v in dataclasses.asdict(config.data).items() if k not in ("cache_dir", "root", "workers")},
+        "data": {k: v for k, v in dataclasses.asdict(config.data).items() if k not in _PLACE_OF_DATA},
+        "imagenome": config.data.imagenome is not None,
         "model": dataclasses.asdict(config.model),
         "reward": {k: v for k, v in dataclasses.asdict(config.reward).items() if k in _SHAPE_OF_REWARD},
         "sft": dataclasses.asdict(config.learner.sft),
@@ -58,6 +59,7 @@ def config_hash(config: Config) -> str:
     return hashlib.sha256(json.dumps(shaping, sort_keys=True).encode()).hexdigest()[:16]
 
 
+_PLACE_OF_DATA = ("cache_dir", "root", "reports", "imagenome", "workers")
 _SHAPE_OF_REWARD = (
     "backend", "radgraph", "dtype", "idf", "composite", "clip", "component_weights",
     "repetition_weight", "length_weight", "positive_f1_weight",
