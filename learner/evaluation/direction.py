@@ -12,7 +12,10 @@ _TEXT: Final = {"bleu1", "bleu2", "bleu3", "bleu4", "rougeL", "cider", "meteor"}
 _RADGRAPH: Final = {
     "radgraph", "radgraph_entity", "radgraph_relation", "radgraph_simple", "radgraph_partial", "radgraph_complete",
 }  # fmt: skip
-_COMPONENTS: Final = {"bertscore", "graph_f1", "label_similarity", "positive_f1", "reward_bleu2", "semb", *_RADGRAPH}
+_COMPONENTS: Final = {
+    "bertscore", "graph_f1", "label_similarity", "positive_f1", "radcliq_v1_inverse", "reward_bleu2", "semb",
+    *_RADGRAPH,
+}  # fmt: skip
 _HIGHER: Final = _REWARDS | _FINDINGS | _TEXT | _COMPONENTS
 _LOWER: Final = {"length", "repetition", "reward_repetition", "radcliq_v1", "radcliq_v0", *COMPOSITES.values()}
 

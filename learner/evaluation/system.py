@@ -92,6 +92,8 @@ def _measured(
         abnormal = np.array([bool(codes) for codes in truth])
         means = {name: _known_mean(values) for name, values in per_study.items()}
         means["reward_abnormal"] = _known_mean(per_study["reward"], abnormal)
+        if "radcliq_v1" in means:
+            means["radcliq_v1_inverse"] = _inverse(means["radcliq_v1"])
         statistics["reward"] = {name: means[name] for name in dict.fromkeys(["reward", "reward_abnormal", *means])}
     statistics["text"] = _text(pairs, meteor_counts, per_study)
     statistics["findings"] = _findings(hypotheses, truth, per_study)
@@ -167,6 +169,11 @@ def _meteor(task: Task, pairs: Mapping[str, Sequence[tuple[str, str]]]) -> dict[
 def _known_mean(values: Array, of: Array | None = None) -> Statistic:
     known = np.isfinite(values)
     return mean(np.nan_to_num(values), of=known if of is None else known & of.astype(bool))
+
+
+def _inverse(of: Statistic) -> Statistic:
+    """1 / mean, as leaderboards print RadCliQ (of a corpus only: it has a pole where the mean is 0)."""
+    return Statistic(of.columns, lambda sums: 1.0 / of.of_sums(sums))
 
 
 def _empty(hypotheses: Sequence[str]) -> str | None:

@@ -43,6 +43,20 @@ def result(tmp_path: Path, *arguments: str, status: int = 0) -> dict[str, Any]:
     return found
 
 
+def test_the_published_backend_gives_radcliq_with_all_its_components_and_label_f1(tmp_path: Path) -> None:
+    from benchmarks.checkpoints import write_checkpoints
+
+    write_checkpoints(tmp_path / "weights", "mini")  # random weights in the published formats
+    flags = ["--backend", "published", "--weights", str(tmp_path / "weights"), "--threads", "1"]
+    found = result(tmp_path, "--predictions", str(predictions(tmp_path / "preds.jsonl")), *flags)
+    values = {name: entry["value"] for name, entry in found["metrics"]["reward"].items()}
+    assert {f"radgraph_{level}" for level in ("simple", "partial", "complete")} <= set(values)
+    assert {"radcliq_v1", "radcliq_v0", "bertscore", "semb", "radgraph", "reward_bleu2"} <= set(values)
+    assert values["radcliq_v1_inverse"] == pytest.approx(1 / values["radcliq_v1"])
+    assert "labels5_uncertain_negative_macro_f1" in found["metrics"]["labels"]
+    assert "backend:published|models:" in found["signatures"]["reward"]
+
+
 @pytest.fixture
 def data_set(tmp_path: Path) -> Path:
     """Six training studies and the four of PAIRS as test, in people's own format."""
