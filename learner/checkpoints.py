@@ -46,9 +46,8 @@ class RunState:
 
 def config_hash(config: Config) -> str:
     """A hash of all settings that can change a number of training (not: where and how it runs)."""
-    shaping = {
+    shaping: dict[str, Any] = {
         "data": {k: v for k, v in dataclasses.asdict(config.data).items() if k not in _PLACE_OF_DATA},
-        "imagenome": config.data.imagenome is not None,
         "model": dataclasses.asdict(config.model),
         "reward": {k: v for k, v in dataclasses.asdict(config.reward).items() if k in _SHAPE_OF_REWARD},
         "sft": dataclasses.asdict(config.learner.sft),
@@ -56,10 +55,17 @@ def config_hash(config: Config) -> str:
         "rollout": [config.rollout.samples_per_study, config.rollout.temperature, config.rollout.max_new_tokens],
         "seed": config.seed,
     }
+    # Younger settings count only where they are not at their default: runs from before them can still be resumed.
+    for name, default in _YOUNGER_DATA.items():
+        if shaping["data"].get(name) == default:
+            del shaping["data"][name]
+    if config.data.imagenome is not None:
+        shaping["imagenome"] = True
     return hashlib.sha256(json.dumps(shaping, sort_keys=True).encode()).hexdigest()[:16]
 
 
 _PLACE_OF_DATA = ("cache_dir", "root", "reports", "imagenome", "workers")
+_YOUNGER_DATA = {"views": "all", "without_findings": "skip"}
 _SHAPE_OF_REWARD = (
     "backend", "radgraph", "dtype", "idf", "composite", "clip", "component_weights",
     "repetition_weight", "length_weight", "positive_f1_weight",

@@ -23,6 +23,7 @@ from rich.console import Console
 
 from configs.schema import Config, DataConfig, ModelConfig, RewardConfig
 from learner.evaluation.arguments import parser, scoring_options
+from learner.evaluation.measures import CODED
 from learner.evaluation.predictions import Columns, Prediction, aligned, read_predictions
 from learner.evaluation.result import Protocol, Result, build_result
 from learner.evaluation.scoring import NO_BACKEND, Scoring, opened
@@ -82,9 +83,12 @@ def run(args: argparse.Namespace, show: Show) -> int:
     names = [name for name in args.controls.split(",") if name]
     with show.phase("controls"):
         texts = [row.hypothesis for row in inputs.rows]
+        if args.section != "findings":  # the studies' target is their findings section
+            names = [name for name in names if name == "shuffled"]
         controls, notes = control_reports(
             names, texts, inputs.studies, inputs.train, inputs.configs, args.seed, show.advance
         )
+    notes += [] if args.section == "findings" else ["controls of the data set: with --section findings only"]
     systems = {SYSTEM: texts, **({} if baseline is None else {BASELINE: [row.hypothesis for row in baseline]})}
     task = _task(args, inputs)
     with show.phase("measures"), opened(scoring_options(args)) as scoring:
@@ -105,19 +109,25 @@ def _check(args: argparse.Namespace) -> None:
     """Before anything long starts: flags that would be ignored, and outputs that can't be written."""
     if args.run and (args.format or args.root):
         raise UserError("--format and --root are for --predictions: a run has its own data set")
-    if args.predictions and (args.out or args.limit):
-        raise UserError("--out and --limit are for --run")
+    if args.predictions and (args.out or args.limit or args.rexrank):
+        raise UserError("--out, --limit and --rexrank are for --run")
+    if args.run and (args.verbatim or args.section != "findings"):
+        raise UserError("--section and --verbatim are for --predictions: a run's reports are cleaned findings")
+    if args.predictions and args.format is None and (args.reports or args.cache_dir):
+        raise UserError("--reports and --cache-dir need --format and --root, the data set")
     if args.root and not args.format:
         raise UserError("--root needs --format, the data set's format")
     unknown = [name for name in args.controls.split(",") if name and name not in CONTROLS]
     if unknown:
         raise UserError(f"--controls: {unknown[0]!r} is none of {', '.join(CONTROLS)}")
-    for flag in ("json", "per_study", "worst"):
+    for flag in ("json", "per_study", "worst", "rexrank"):
         path = getattr(args, flag)
         if path is not None and not Path(path).resolve().parent.is_dir():
             raise UserError(f"--{flag.replace('_', '-')} {path}: its folder does not exist")
     if args.worst and Path(args.worst).suffix.lower() not in SUFFIXES:
         raise UserError(f"--worst {args.worst}: must end in {' or '.join(SUFFIXES)}")
+    if args.worst and args.worst.lower().endswith(".png") and args.predictions and args.format is None:
+        raise UserError("--worst FILE.png needs --format and --root, the data set with the pictures; or take FILE.html")
 
 
 def _run_config(args: argparse.Namespace) -> Config | None:
@@ -129,7 +139,10 @@ def _run_config(args: argparse.Namespace) -> Config | None:
         config = run_config(Path(args.run))
         if args.backend is None and args.reward_address is None:
             own = config.reward
+            if own.address is not None and args.weights is not None:
+                raise UserError(f"--weights: the run's reward servers have theirs ({own.address}); add --backend")
             args.backend, args.weights, args.radgraph = own.backend, args.weights or own.weights, own.radgraph
+            args.idf = args.idf or own.idf
             args.reward_address, args.tls_ca = own.address, args.tls_ca or own.tls_ca
             args.tls_server_name = args.tls_server_name or own.tls_server_name
             args.token_file = args.token_file or own.token_file
@@ -194,7 +207,9 @@ def _baseline(args: argparse.Namespace, rows: Sequence[Prediction]) -> list[Pred
 
 
 def _task(args: argparse.Namespace, inputs: Inputs) -> Task:
-    findings = [None] * len(inputs.rows) if inputs.studies is None else [s.findings for s in inputs.studies]
+    findings: list[frozenset[str] | None] = [None] * len(inputs.rows)
+    if inputs.studies is not None:  # read from the findings section, they say nothing of another one
+        findings = [s.findings if args.section == "findings" or s.source in CODED else None for s in inputs.studies]
     return Task(
         ids=tuple(row.id for row in inputs.rows),
         references=tuple(row.reference for row in inputs.rows),
@@ -215,8 +230,9 @@ def _protocol(
     args: argparse.Namespace, inputs: Inputs, scoring: Scoring | None, reward_name: str
 ) -> Protocol:
     known = inputs.configs is not None
+    instead = inputs.configs is not None and inputs.configs[0].without_findings == "impression"
     return Protocol(
-        section=args.section,
+        section="findings-or-impression" if instead and args.section == "findings" else args.section,
         split=args.split or ("test" if known else "unknown"),
         studies=len(inputs.rows),
         verbatim=args.verbatim,
@@ -255,10 +271,23 @@ def _write(args: argparse.Namespace, result: Result, inputs: Inputs, system: Sys
             columns = [values.tolist() for values in system.per_study.values()]
             for row, *values in zip(inputs.rows, *columns, strict=True):
                 writer.writerow([row.id, *("" if value != value else value for value in values)])  # NaN: no score
+    if args.rexrank and inputs.configs is not None:
+        _write_rexrank(Path(args.rexrank), inputs)
     if args.worst:
         by = "reward" if "reward" in system.per_study else "rougeL"
         cases = worst_cases(inputs.rows, inputs.studies, system.per_study, by, args.worst_count)
         write_worst(Path(args.worst), cases, by)
+
+
+def _write_rexrank(path: Path, inputs: Inputs) -> None:
+    assert inputs.configs is not None
+    data = inputs.configs[0]
+    if data.name != "rexrank" or data.root is None:
+        raise UserError(f"--rexrank: the run's data set is {data.name}, not rexrank: ReXrank's file has other ids")
+    from rrg.data.formats.fields import only_file
+    from rrg.data.formats.rexrank import write_predictions
+
+    write_predictions(path, only_file(Path(data.root), "*.json"), {row.id: row.hypothesis for row in inputs.rows})
 
 
 def _stdout() -> Console:

@@ -35,6 +35,7 @@ def parser() -> argparse.ArgumentParser:
 def scoring_options(args: argparse.Namespace) -> ScoringOptions:
     """What scores, by the flags."""
     weights = {"weights": args.weights, "radgraph": args.radgraph, "device": args.device, "dtype": args.dtype}
+    weights["idf"] = args.idf
     return ScoringOptions(
         ScorerOptions(args.backend, **weights),
         args.threads,
@@ -78,6 +79,7 @@ def _model_arguments(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument("--weights", metavar="DIR", help="folder of the weights of published and reference")
     group.add_argument("--radgraph", default="radgraph", metavar="NAME", help="RadGraph archive in it (radgraph)")
+    group.add_argument("--idf", metavar="FILE", help="corpus of BERTScore's idf (none, as RadCliQ is defined)")
     group.add_argument("--device", default="cpu", help="torch device (cpu)")
     group.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32", help="(float32)")
     group.add_argument("--threads", type=_positive, metavar="N", help="torch threads (all cores)")
@@ -94,6 +96,7 @@ def _output_arguments(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--bootstrap", type=_positive, default=2000, metavar="N", help="resamples, permutations (2000)")
     group.add_argument("--seed", type=int, default=0, help="(0)")
     group.add_argument("--json", metavar="FILE", help="every number")
+    group.add_argument("--rexrank", metavar="FILE", help="a run on data=rexrank: its JSON with model_prediction")
     group.add_argument("--per-study", metavar="FILE", help="CSV with a row a study; no report text")
     group.add_argument("--worst", metavar="FILE", help=".html with pictures and reports of the worst studies, or .png")
     group.add_argument("--worst-count", type=_positive, default=20, metavar="N", help="how many (20)")

@@ -15,7 +15,7 @@ from typing import Final, Literal
 import numpy as np
 import numpy.typing as npt
 
-from learner.evaluation.bootstrap import Array, Statistic
+from learner.evaluation.bootstrap import Array, Statistic, mean
 from reward_server.text.labels import LABELS
 
 Uncertain = Literal["positive", "negative"]
@@ -26,21 +26,31 @@ UNCERTAIN: Final = 3
 FIVE: Final = ("Cardiomegaly", "Edema", "Consolidation", "Atelectasis", "Pleural Effusion")
 """The five of Irvin et al. 2019, which most papers report beside all 14."""
 
+BLANK_ROW: Final = (0,) * len(LABELS)
+
 SETS: Final[dict[str, tuple[str, ...]]] = {"14": LABELS, "5": FIVE}
 POLICIES: Final[dict[str, Uncertain]] = {"uncertain_positive": "positive", "uncertain_negative": "negative"}
 AVERAGES: Final = ("micro", "macro", "example")
 MEASURES: Final = ("precision", "recall", "f1")
 
 
-def label_statistics(references: Classes, hypotheses: Classes) -> dict[str, Statistic]:
-    """All measures by name: `labels14_uncertain_positive_micro_f1` and so on, see `table_names`."""
+def label_statistics(
+    references: Classes, hypotheses: Classes, known: Sequence[bool] | None = None
+) -> dict[str, Statistic]:
+    """All measures by name: `labels14_uncertain_positive_micro_f1` and so on, see `table_names`.
+
+    Studies that are not `known` count nowhere, whatever their classes.
+    """
+    counted = np.ones((len(references), 1)) if known is None else np.asarray(known, dtype=np.float64)[:, None]
     found: dict[str, Statistic] = {}
     for (size, chosen), (policy, uncertain) in product(SETS.items(), POLICIES.items()):
         columns = [LABELS.index(label) for label in chosen]
         truth = positives(references, uncertain)[:, columns]
         predicted = positives(hypotheses, uncertain)[:, columns]
         for average, measure in product(AVERAGES, range(len(MEASURES))):
-            found[table_name(size, policy, average, MEASURES[measure])] = _statistic(truth, predicted, average, measure)
+            found[table_name(size, policy, average, MEASURES[measure])] = _statistic(
+                truth, predicted, average, measure, counted
+            )
     return found
 
 
@@ -64,17 +74,17 @@ def positives(classes: Classes, uncertain: Uncertain) -> npt.NDArray[np.bool_]:
 
 
 def _statistic(
-    truth: npt.NDArray[np.bool_], predicted: npt.NDArray[np.bool_], average: str, measure: int
+    truth: npt.NDArray[np.bool_], predicted: npt.NDArray[np.bool_], average: str, measure: int, counted: Array
 ) -> Statistic:
     hits = truth & predicted
     if average == "example":
         counts = np.stack([side.sum(axis=1) for side in (hits, predicted, truth)], axis=-1).astype(np.float64)
         value = _measures(counts)[:, measure]
-        return Statistic(np.stack([value, np.ones_like(value)], axis=1), lambda sums: sums[..., 0] / sums[..., 1])
+        return mean(value, of=counted[:, 0])
     # [reports, labels * 3]: hits, predicted, true of each label.
     columns = np.stack([hits, predicted, truth], axis=-1).reshape(len(hits), -1).astype(np.float64)
     of_sums = _micro if average == "micro" else _macro
-    return Statistic(columns, lambda sums: of_sums(sums, measure))
+    return Statistic(columns * counted, lambda sums: of_sums(sums, measure))
 
 
 def _micro(sums: Array, measure: int) -> Array:

@@ -34,7 +34,7 @@ Reward = Callable[[Mapping[str, float]], float]
 """The training reward of one pair's components."""
 
 RENDERED = "rendered_openi"
-CODED = (RENDERED, "openi")
+CODED = (RENDERED, "openi", "kaggle")
 """Sources whose findings are MeSH codes; those of the others are read from the report when studies are loaded."""
 
 Metric = float | list[float] | None
@@ -101,7 +101,7 @@ def evaluate(
     values["shuffle_gap"] = list(interval(statistics["shuffle_gap"], resamples))
     values["unique"] = float(metrics.unique(hypotheses))
     values["unique_share"] = metrics.unique(hypotheses) / len(hypotheses)
-    from_codes = all(study.source in CODED and study.findings is not None for study in studies)
+    from_codes = all(study.source == RENDERED and study.findings is not None for study in studies)
     ids = tuple(study.id for study in studies)
     return Evaluation(ids, values, per_study, statistics, "codes" if from_codes else "reports")
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final, cast
 
 from rrg.data.formats.rexrank import read_predictions as read_rexrank
-from rrg.data.formats.source import open_csv, read_text
+from rrg.data.formats.source import names, open_csv, read_text
 from rrg.data.sections import clean
 from rrg.errors import UserError
 
@@ -103,7 +103,7 @@ def _row(fields: Mapping[str, Any], columns: Columns, place: str, number: int) -
     for name in (columns.reference, columns.hypothesis):
         if name not in fields:
             raise UserError(
-                f"{place}: no column {name!r}; it has {', '.join(map(str, fields)) or 'nothing'}; name yours with "
+                f"{place}: no column {name!r}; it has {names(fields)}; name yours with "
                 "--columns REFERENCE HYPOTHESIS"
             )
         if not isinstance(fields[name], str):

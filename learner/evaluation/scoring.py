@@ -1,6 +1,7 @@
 """What scores: a backend in this process or reward servers, asked for every different pair and text once.
 
-Contract: a pair that can't be scored is a `PairError` in its place, never a made-up number. torch and gRPC are loaded
+Contract: a pair that can't be scored is a `PairError` in its place, a text that can't be labelled is None in its place;
+never a made-up number. torch and gRPC are loaded
 only when they are needed.
 """
 
@@ -14,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from reward_server.errors import RewardSetupError
-from reward_server.pairs import Answer
+from reward_server.errors import PairError, RewardSetupError
+from reward_server.pairs import Answer, label_each
 from reward_server.scorer import Description, Pair, Scorer, ScorerOptions
 from reward_server.threads import set_threads
 
@@ -50,7 +51,7 @@ class Scoring:
         self._score_each = score_each
         self._label = label
         self._scores: dict[Pair, Answer] = {}
-        self._labels: dict[str, tuple[int, ...]] = {}
+        self._labels: dict[str, tuple[int, ...] | None] = {}
 
     @property
     def labels_texts(self) -> bool:
@@ -66,16 +67,24 @@ class Scoring:
             progress("pairs", start + len(batch), len(missing))
         return [self._scores[pair] for pair in pairs]
 
-    def labels(self, texts: Sequence[str], progress: Progress) -> list[tuple[int, ...]]:
-        """The label classes of every text, in order; the backend must label."""
+    def labels(self, texts: Sequence[str], progress: Progress) -> list[tuple[int, ...] | None]:
+        """The label classes of every text, in order, None for one that fails; the backend must label."""
         if self._label is None:
             raise ValueError("the backend does not label reports")
         missing = [text for text in dict.fromkeys(texts) if text not in self._labels]
         for start in range(0, len(missing), _BATCH):
             batch = missing[start : start + _BATCH]
-            self._labels.update(zip(batch, self._label(batch), strict=True))
+            self._labels.update(zip(batch, _labelled(self._label, batch), strict=True))
             progress("reports labelled", start + len(batch), len(missing))
         return [self._labels[text] for text in texts]
+
+
+def _labelled(label: Label, texts: Sequence[str]) -> list[tuple[int, ...] | None]:
+    """The labels of a batch; one by one where a text of it fails."""
+    try:
+        return [*label(texts)]
+    except PairError:
+        return [None] if len(texts) == 1 else [found for text in texts for found in _labelled(label, [text])]
 
 
 @contextmanager
@@ -103,7 +112,15 @@ def local(scorer: Scorer) -> Scoring:
     from reward_server.scoring import LocalSource
 
     source = LocalSource(scorer)
-    return Scoring(scorer.description, lambda pairs: source.submit_each(pairs).result(), scorer.label)
+
+    def label(texts: Sequence[str]) -> list[tuple[int, ...]]:
+        answers = label_each(scorer.label, texts)
+        for answer in answers:
+            if isinstance(answer, PairError):
+                raise answer
+        return [answer for answer in answers if not isinstance(answer, PairError)]
+
+    return Scoring(scorer.description, lambda pairs: source.submit_each(pairs).result(), label)
 
 
 def _scorer(options: ScoringOptions) -> Scorer:

@@ -40,10 +40,13 @@ def studies_of(rows: Sequence[Prediction], studies: StudySet, split: Split) -> l
 
 
 def finding_truth(studies: Sequence[Study]) -> str:
-    """Where the true findings come from: "mesh" codes, the "reference" text, or both ("mesh+reference")."""
+    """Where the true findings come from: "mesh" codes, the "reference" text, or both ("mesh+reference");
+    "scene-graph+reference" with Chest ImaGenome."""
+    if any(study.region_sentences is not None for study in studies):
+        return "scene-graph+reference"
     if not studies or any(study.source not in CODED for study in studies):
         return "reference"
-    # Open-i's reader falls back on the text without a mark; the rendered studies leave their findings None.
+    # Readers of Open-i's reports fall back on the text without a mark; rendered studies leave their findings None.
     sure = all(study.source == RENDERED and study.findings is not None for study in studies)
     return "mesh" if sure else "mesh+reference"
 

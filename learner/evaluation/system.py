@@ -14,7 +14,7 @@ import numpy as np
 
 from learner.evaluation import metrics, nlg
 from learner.evaluation.bootstrap import Array, Statistic, mean
-from learner.evaluation.labels import label_statistics
+from learner.evaluation.labels import BLANK_ROW, label_statistics
 from learner.evaluation.measures import bleu_statistics
 from learner.evaluation.scoring import Progress, Scoring
 from reward_server.errors import PairError
@@ -93,14 +93,17 @@ def _measured(
         means = {name: _known_mean(values) for name, values in per_study.items()}
         means["reward_abnormal"] = _known_mean(per_study["reward"], abnormal)
         if "radcliq_v1" in means:
-            means["radcliq_v1_inverse"] = _inverse(means["radcliq_v1"])
+            means["radcliq_v1_inverse"] = inverse(means["radcliq_v1"])
         statistics["reward"] = {name: means[name] for name in dict.fromkeys(["reward", "reward_abnormal", *means])}
     statistics["text"] = _text(pairs, meteor_counts, per_study)
     statistics["findings"] = _findings(hypotheses, truth, per_study)
     if scoring is not None and scoring.labels_texts:
         sides = list(zip(*_model_pairs(task, texts), strict=True))
-        classes = [scoring.labels(side, progress) for side in sides]
-        statistics["labels"] = label_statistics(*classes)
+        expected, stated = (scoring.labels(side, progress) for side in sides)
+        known = [None not in rows for rows in zip(expected, stated, strict=True)]
+        filled = [[row or BLANK_ROW for row in side] for side in (expected, stated)]
+        statistics["labels"] = label_statistics(filled[0], filled[1], known)
+        notes.append(_unlabelled(known))
     return System(statistics, per_study, failed, failure, tuple(filter(None, notes)))
 
 
@@ -171,9 +174,21 @@ def _known_mean(values: Array, of: Array | None = None) -> Statistic:
     return mean(np.nan_to_num(values), of=known if of is None else known & of.astype(bool))
 
 
-def _inverse(of: Statistic) -> Statistic:
-    """1 / mean, as leaderboards print RadCliQ (of a corpus only: it has a pole where the mean is 0)."""
-    return Statistic(of.columns, lambda sums: 1.0 / of.of_sums(sums))
+def _unlabelled(known: Sequence[bool]) -> str | None:
+    count = len(known) - sum(known)
+    return f"{count} studies could not be labelled; the label table is without them" if count else None
+
+
+def inverse(of: Statistic) -> Statistic:
+    """1 / mean, as leaderboards print RadCliQ; undefined where resamples lie on both sides of its pole at 0."""
+
+    def of_sums(sums: Array) -> Array:
+        means = np.asarray(of.of_sums(sums))
+        if (means <= 0).any() and (means >= 0).any():
+            return np.full_like(means, np.nan)
+        return np.asarray(1.0 / means)
+
+    return Statistic(of.columns, of_sums)
 
 
 def _empty(hypotheses: Sequence[str]) -> str | None:

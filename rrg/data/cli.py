@@ -122,7 +122,8 @@ def _convert(args: argparse.Namespace) -> int:
     log = ProblemLog()
     written = convert(_studies(args, log), args.to, args.out, args.images)
     print(f"{written} studies in {args.out}")
-    return _show_problems(log.problems)
+    _show_skipped(log)
+    return _show_problems(log.problems) if written else 1
 
 
 def _prepare(args: argparse.Namespace) -> int:
@@ -131,7 +132,13 @@ def _prepare(args: argparse.Namespace) -> int:
     paths = chain.from_iterable((image.path for image in study.images) for study in _studies(args, log))
     done = prepare_images(cache, paths, args.workers, args.ray_address, print_progress)
     print(f"{done.stored} images stored, {done.present} were there, {len(done.failed)} can't be read: {cache.folder}")
+    _show_skipped(log)
     return _show_problems([*log.problems, *(Problem(str(path), "image", reason) for path, reason in done.failed)])
+
+
+def _show_skipped(log: ProblemLog) -> None:
+    for reason, count in log.skipped.items():
+        print(f"left out: {count}: {reason}")
 
 
 def _show_problems(problems: list[Problem]) -> int:

@@ -43,6 +43,8 @@ _READERS: Final = 1024
 _TRIES: Final = 20
 # LMDB can't have a file open twice in a process; batches of all caches take turns.
 _TURN: Final = threading.Lock()
+# A process that forks while a thread holds the lock would wait for it for ever.
+os.register_at_fork(after_in_child=_TURN._at_fork_reinit)  # type: ignore[attr-defined]
 
 
 @dataclass(frozen=True)

@@ -53,7 +53,7 @@ class StudySet:
     """Studies by id, in a fixed order, with their splits; `problems` and `skipped` say what is not among them.
 
     `fingerprint` is a hash of every id, split and target text and of the settings that decide the pixels: equal
-    fingerprints mean equal training data.
+    fingerprints mean equal texts and settings (a picture that changed under the same id is not seen).
     """
 
     def __init__(

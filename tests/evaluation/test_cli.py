@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,9 @@ from PIL import Image as PILImage
 from configs.schema import Config, DataConfig, ModelConfig, RewardConfig
 from learner import evaluate, generation
 from learner.evaluation import scoring
+from learner.evaluation.bootstrap import draw_resamples, interval, mean
+from learner.evaluation.labels import label_statistics
+from learner.evaluation.system import inverse
 from reward_server.backends import create_scorer
 from reward_server.errors import PairError
 from reward_server.scorer import ScorerOptions
@@ -52,9 +57,50 @@ def test_the_published_backend_gives_radcliq_with_all_its_components_and_label_f
     values = {name: entry["value"] for name, entry in found["metrics"]["reward"].items()}
     assert {f"radgraph_{level}" for level in ("simple", "partial", "complete")} <= set(values)
     assert {"radcliq_v1", "radcliq_v0", "bertscore", "semb", "radgraph", "reward_bleu2"} <= set(values)
-    assert values["radcliq_v1_inverse"] == pytest.approx(1 / values["radcliq_v1"])
+    assert values["radcliq_v1_inverse"] in (None, pytest.approx(1 / values["radcliq_v1"]))
     assert "labels5_uncertain_negative_macro_f1" in found["metrics"]["labels"]
     assert "backend:published|models:" in found["signatures"]["reward"]
+
+
+def test_one_over_radcliq_is_that_of_the_mean_and_undefined_across_its_pole() -> None:
+    resamples = draw_resamples(4, 50, 0)
+    found = interval(inverse(mean([1.0, 2.0, 3.0, 2.0])), resamples)
+    assert found.value == 0.5
+    assert 1 / 3 <= found.low < 0.5 < found.high <= 1
+    assert np.isnan(interval(inverse(mean([-1.0, 1.0, -1.0, 1.0])), resamples).low)
+
+
+def test_a_text_that_cannot_be_labelled_leaves_its_study_out_of_the_label_table_alone() -> None:
+    def label(texts: Sequence[str]) -> list[tuple[int, ...]]:
+        if "bad" in texts:
+            raise PairError("no labels")
+        return [(1, *[0] * 13) for _ in texts]
+
+    about = create_scorer(ScorerOptions("embedded")).description
+    some = scoring.Scoring(about, lambda pairs: [], label)
+    assert some.labels(["good", "bad", "fine"], lambda *_: None) == [(1, *[0] * 13), None, (1, *[0] * 13)]
+    one, none = (1, *[0] * 13), (0,) * 14
+    all_known, partly = (label_statistics([one, one], [one, none], known) for known in (None, [True, False]))
+    for average in ("micro", "example"):
+        name = f"labels14_uncertain_positive_{average}_recall"
+        assert (all_known[name].value, partly[name].value) == (0.5, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--run", "r", "--section", "impression"], "are for --predictions"),
+        (["--run", "r", "--verbatim"], "are for --predictions"),
+        (["--predictions", "p", "--cache-dir", "c"], "need --format"),
+        (["--predictions", "p", "--worst", "w.png"], r"--worst FILE\.png needs --format"),
+        (["--predictions", "p", "--rexrank", "r.json"], "are for --run"),
+    ],
+)
+def test_flags_that_would_be_ignored_or_fail_late_are_refused_at_once(
+    flags: list[str], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert evaluate.main(flags) == 2
+    assert re.search(words, capsys.readouterr().err)
 
 
 @pytest.fixture
@@ -190,7 +236,7 @@ def test_a_pair_without_a_score_is_left_out_counted_and_status_1(
         (["--json", "nowhere/out.json"], "--json nowhere/out.json: its folder does not exist"),
         (["--backend", "published"], "--backend published needs --weights"),
         (["--weights", "w"], "mean nothing to --backend embedded"),
-        (["--limit", "3"], "--out and --limit are for --run"),
+        (["--limit", "3"], "--out, --limit and --rexrank are for --run"),
         (["--baseline", "none.jsonl"], "none.jsonl is missing"),
         (["--reward-address", "127.0.0.1:9", "--reward-wait", "0.3"], "to serve"),
     ],

@@ -5,6 +5,7 @@ Contract: a bad field goes to the log with the place, the field and the reason, 
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -61,7 +62,7 @@ def find_image(
     except UnsafePathError as error:
         log.add(where, field, str(error))
         return None
-    path = next((path for path in paths if path.is_file()), None)
+    path = next((path for path in paths if os.path.isfile(path)), None)  # False for a name that is too long, too
     if path is None:
         ends = f", ending {' '.join(suffixes)}" if suffixes != ("",) else ""
         looked = ", ".join(str(root) for root in roots)

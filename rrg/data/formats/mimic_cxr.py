@@ -23,6 +23,7 @@ missing or not UTF-8, labels that can't be read (the study goes without).
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
@@ -128,7 +129,7 @@ def _existing(
         except UnsafePathError as error:
             log.add(str(root), f"study {study_id}: image", str(error))
             continue
-        if path.is_file():
+        if os.path.isfile(path):  # False for a name that is too long, too
             images.append((picture, Image(path, view)))
         else:
             log.add(str(path), f"study {study_id}: image", "is missing", missing_file=str(path))

@@ -9,14 +9,17 @@ from __future__ import annotations
 import csv
 import gzip
 import json
+import re
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, Any, Final, cast
 
 from rrg.errors import UserError
+
+_NAME: Final = re.compile(r"[\w.-]+(?: [\w.-]+){0,3}")
 
 
 @dataclass(frozen=True)
@@ -69,12 +72,19 @@ def open_csv(path: Path, columns: Sequence[str], delimiter: str = ",") -> Iterat
         reader = csv.DictReader(file, delimiter=delimiter, restval="")
         missing = [name for name in columns if name not in (reader.fieldnames or ())]
         if missing:
-            found = ", ".join(reader.fieldnames or ()) or "nothing"
-            raise UserError(f"{path}: the header lacks {', '.join(missing)}; it has {found}")
+            raise UserError(f"{path}: the header lacks {', '.join(missing)}; it has {names(reader.fieldnames or ())}")
         for row in reader:
             if None in row:
                 raise UserError(f"{path}: line {reader.line_num} has more cells than the header; quote its text")
             yield reader.line_num, dict(row)
+
+
+def names(header: Iterable[object]) -> str:
+    """Column names for a message; not what looks like report text (a table without a header)."""
+    listed = [str(name) for name in header]
+    if not all(_NAME.fullmatch(name) for name in listed):
+        return f"{len(listed)} cells that look like no header"
+    return ", ".join(listed) or "nothing"
 
 
 def _open(path: Path) -> IO[str]:
