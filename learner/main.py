@@ -66,6 +66,10 @@ def run(cfg: Config) -> None:
     if cfg.dry_run:
         print(resolved)
         print(plan.describe(cfg))
+        try:
+            plan.require(cfg)
+        except UserError as error:
+            print(f"here it {error}")
         return
     plan.require(cfg)
     run_dir = Path(cfg.resume or cfg.output_dir)

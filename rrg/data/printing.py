@@ -27,7 +27,8 @@ def print_report(report: CheckReport, most: int | None) -> None:
     print(f"without findings: {len(report.empty_reports)} studies")
     _list("bad records", (str(problem) for problem in report.problems), len(report.problems), most)
     if report.problems:
-        fields = Counter(problem.field for problem in report.problems)
+        # "study 50414200: image" is one field of many studies.
+        fields = Counter(problem.field.rsplit(": ", 1)[-1] for problem in report.problems)
         print("  by field: " + ", ".join(f"{field} {count}" for field, count in fields.most_common(10)))
     _list("missing files", report.missing_files, len(report.missing_files), most)
     _list("corrupt files", report.corrupt_files.values(), len(report.corrupt_files), most)

@@ -43,7 +43,7 @@ def draw_sheet(studies: Sequence[Study], columns: int, boxes: bool = True) -> PI
         draw = ImageDraw.Draw(sheet)
         if boxes:
             _draw_boxes(draw, study, left, top)
-        caption = ", ".join(sorted(study.findings or ())) or ("normal" if study.findings is not None else "unknown")
+        caption = ", ".join(sorted(study.findings or ())) or ("no finding" if study.findings is not None else "unknown")
         text = "\n".join(textwrap.wrap(f"{study.id}: {caption}", 54)[:4])
         draw.multiline_text((left + 4, top + _TILE + 3), text, fill="black", spacing=2)
     return sheet
