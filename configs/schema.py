@@ -6,6 +6,7 @@ meaning, unit and default here; the YAML files of the groups only choose values.
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 
 from omegaconf import MISSING
@@ -26,8 +27,8 @@ class DataConfig:
     # Studies without a findings section: "skip" leaves them out and counts them, "impression" takes that section
     # instead (and leaves out those that have neither).
     without_findings: str = "skip"
-    # Where rendered images and backbone features are kept between runs.
-    cache_dir: str = "${oc.env:LMRRG_CACHE,.cache}"
+    # Where rendered images, resized images and backbone features are kept between runs.
+    cache_dir: str = field(default_factory=lambda: os.environ.get("LMRRG_CACHE", ".cache"))
     # Side of the square that every image is brought to, pixels.
     image_size: int = 224
     # At most so many studies of each split (null: all).

@@ -179,7 +179,7 @@ def _of_predictions(args: argparse.Namespace, show: Show) -> Inputs:
     from rrg.data import load_studies
 
     data = DataConfig(name=args.format, root=args.root, reports=args.reports)
-    data.cache_dir = args.cache_dir or os.environ.get("LMRRG_CACHE", ".cache")
+    data.cache_dir = args.cache_dir or data.cache_dir
     if args.section == "impression":
         data = replace(data, without_findings="impression")
     split: Split = args.split or "test"

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import random
 import sys
 from collections.abc import Iterable, Iterator
@@ -70,7 +69,7 @@ def _add_source(command: argparse.ArgumentParser, required: bool) -> None:
     command.add_argument("--root", metavar="DIR", help="folder of the data set (or the file, of formats of one file)")
     command.add_argument("--reports", metavar="PATH", help="MIMIC-CXR: folder or zip of the report texts")
     command.add_argument("--imagenome", metavar="DIR", help="MIMIC-CXR: folder of Chest ImaGenome")
-    cache = os.environ.get("LMRRG_CACHE", ".cache")  # as data.cache_dir
+    cache = DataConfig().cache_dir
     command.add_argument("--cache-dir", default=cache, help="$LMRRG_CACHE or .cache (now: %(default)s)")
     command.add_argument("--workers", type=int, default=2, help="default: %(default)s")
 
