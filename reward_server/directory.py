@@ -110,7 +110,7 @@ class RewardDirectory:
         return status
 
     def stop(self) -> None:
-        """Ends the directory and its workers at once."""
+        """Ends the directory; its workers end with it, a moment later."""
         ray.kill(self._actor)
 
     def _ask(self, reference: Any) -> Any:

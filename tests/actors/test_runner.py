@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -62,6 +64,18 @@ def test_importing_the_runner_loads_neither_vllm_nor_transformers() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == 0
 
 
+def wait_until_gone(address: str) -> None:
+    host, port = address.rsplit(":", 1)
+    deadline = time.monotonic() + 30
+    while True:
+        try:
+            socket.create_connection((host, int(port)), timeout=1).close()
+        except OSError:
+            return
+        assert time.monotonic() < deadline, f"waited 30 s for the reward server at {address} to end"
+        time.sleep(0.1)
+
+
 def test_the_actor_answers_with_rewards_and_survives_refused_weights_and_a_reward_outage(
     runner: Any, rewards: RewardDirectory, policy: ReportPolicy, other_policy: ReportPolicy, studies: StudySet
 ) -> None:
@@ -80,7 +94,9 @@ def test_the_actor_answers_with_rewards_and_survives_refused_weights_and_a_rewar
     assert [t.logprobs.tobytes() for t in again] == [t.logprobs.tobytes() for t in trajectories]
     assert [t.reward for t in again] == [t.reward for t in trajectories]
 
+    (address,) = rewards.status().addresses
     rewards.stop()
+    wait_until_gone(address)  # Ray ends the workers a moment later
     failed, metrics = ask(runner, request)
     assert metrics["failed"] == 12
     assert all(t.failed is not None and t.failed.startswith("reward: waited for the scores") for t in failed)
