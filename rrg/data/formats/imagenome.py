@@ -31,7 +31,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
 
-from rrg.data.formats.source import safe_path
+from rrg.data.formats.source import open_zip, safe_path
 from rrg.data.images import padded_box
 from rrg.data.regions import REGIONS
 from rrg.data.study import Box
@@ -157,7 +157,7 @@ def open_graphs(root: Path) -> Iterator[Graphs]:
     packed = [root, *(root / f"{name}.zip" for name in _FOLDERS)]
     archive = next((path for path in packed if path.suffix == ".zip" and path.is_file()), None)
     if archive is not None:
-        with _open_zip(archive) as opened:
+        with open_zip(archive) as opened:
             members = {name.rpartition("/")[2]: name for name in opened.namelist()}
             yield lambda dicom: _member(opened, members.get(file_name(dicom)))
         return
@@ -172,13 +172,6 @@ def open_graphs(root: Path) -> Iterator[Graphs]:
 def file_name(dicom: str) -> str:
     """The name of an image's scene graph."""
     return f"{dicom}_SceneGraph.json"
-
-
-def _open_zip(path: Path) -> zipfile.ZipFile:
-    try:
-        return zipfile.ZipFile(path)
-    except (zipfile.BadZipFile, OSError) as error:
-        raise UserError(f"{path} is no zip file or truncated ({error}); fetch it again") from error
 
 
 def _member(archive: zipfile.ZipFile, name: str | None) -> str | None:

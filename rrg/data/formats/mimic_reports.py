@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from rrg.data.formats.source import Source, safe_path
+from rrg.data.formats.source import Source, open_zip, safe_path
 from rrg.errors import UserError
 
 _ZIP: Final = "mimic-cxr-reports.zip"
@@ -42,15 +42,8 @@ def open_reports(source: Source) -> Iterator[tuple[Path, ReadReport]]:
     archive_path = place / _ZIP if place.is_dir() else place
     if not archive_path.is_file():
         raise UserError(f"{place} holds neither files/ nor {_ZIP}; data.reports= is the folder or zip of the reports")
-    with _open_zip(archive_path) as archive:
+    with open_zip(archive_path) as archive:
         yield archive_path, lambda member: _from_zip(archive, member)
-
-
-def _open_zip(path: Path) -> zipfile.ZipFile:
-    try:
-        return zipfile.ZipFile(path)
-    except (zipfile.BadZipFile, OSError) as error:
-        raise UserError(f"{path} is no zip file or truncated ({error}); fetch it again") from error
 
 
 def _from_folder(folder: Path, member: str) -> str:

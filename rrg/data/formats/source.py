@@ -10,6 +10,7 @@ import csv
 import gzip
 import json
 import re
+import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -77,6 +78,14 @@ def open_csv(path: Path, columns: Sequence[str], delimiter: str = ",") -> Iterat
             if None in row:
                 raise UserError(f"{path}: line {reader.line_num} has more cells than the header; quote its text")
             yield reader.line_num, dict(row)
+
+
+def open_zip(path: Path) -> zipfile.ZipFile:
+    """An archive for reading. Raises `UserError` where it is none or can't be opened."""
+    try:
+        return zipfile.ZipFile(path)
+    except (zipfile.BadZipFile, OSError) as error:
+        raise UserError(f"{path} is no zip file or truncated ({error}); fetch it again") from error
 
 
 def names(header: Iterable[object]) -> str:
