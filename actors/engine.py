@@ -71,10 +71,7 @@ class RolloutEngine:
     """
 
     def __init__(self, llm_dir: Path, cfg: RolloutConfig, dtype: str = "float32") -> None:
-        """Build the engine for the config in `llm_dir`; takes seconds.
-
-        Raises EngineError where the environment is not `rollout_env`'s.
-        """
+        """Takes seconds. Raises EngineError where the environment is not `rollout_env`'s, or GPUs are missing."""
         if os.environ.get("VLLM_ENABLE_V1_MULTIPROCESSING") != "0":
             raise EngineError("start the process of a RolloutEngine with the environment of actors.env.rollout_env")
         from vllm.engine.arg_utils import EngineArgs
@@ -85,6 +82,8 @@ class RolloutEngine:
 
         on_cpu = current_platform.is_cpu()
         if on_cpu:
+            if cfg.tensor_parallel != 1:
+                raise EngineError(f"rollout.tensor_parallel={cfg.tensor_parallel} needs GPUs; on CPUs it must be 1")
             keep_linear_weights_loadable()
         self.weight_shapes, self.hidden_size = _parameters_of(llm_dir)
         self._max_model_len = cfg.max_model_len
@@ -95,6 +94,7 @@ class RolloutEngine:
         args = EngineArgs(
             model=str(llm_dir),
             dtype=dtype,
+            tensor_parallel_size=cfg.tensor_parallel,
             load_format="dummy",
             skip_tokenizer_init=True,
             generation_config="vllm",
@@ -160,8 +160,8 @@ class RolloutEngine:
     def load_weights(self, tensors: Mapping[str, torch.Tensor], version: int) -> None:
         """Replace all weights by those of `version` (names and shapes of the Hugging Face checkpoint).
 
-        Raises WeightsError, the engine untouched, unless every parameter is there with its shape and all are
-        finite. What was cached under the old weights is forgotten.
+        Raises WeightsError, the engine untouched, unless every parameter is there with its shape and finite. What was
+        cached under the old weights is forgotten.
         """
         self._require_idle()
         check_weights(tensors, self.weight_shapes, version)
@@ -268,7 +268,7 @@ def check_weights(weights: Mapping[str, torch.Tensor], expected: Mapping[str, tu
     for name, tensor in weights.items():
         if tuple(tensor.shape) != expected[name]:
             raise WeightsError(f"weights version {version}: {name} is {tuple(tensor.shape)}, not {expected[name]}")
-        if tensor.is_floating_point() and not all(extreme.isfinite() for extreme in torch.aminmax(tensor)):
+        if tensor.is_floating_point() and tensor.numel() and not all(e.isfinite() for e in torch.aminmax(tensor)):
             raise WeightsError(f"weights version {version}: {name} holds NaN or infinite values")
 
 

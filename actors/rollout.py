@@ -4,7 +4,8 @@ Contract: `RolloutWorker.collect` gives one trajectory for every sample asked fo
 What goes wrong with a single study or with the reward fails the trajectories concerned (`failed` has the reason);
 weights that are refused (`WeightsError`) and a broken engine (`EngineError`) raise.
 A study is encoded alone and its samples have seeds of their own: its prompt does not depend on the request's other
-studies. The reward of a study is asked for when its last sample is finished, while other studies still run.
+studies. The reward of a study is asked for when its last sample is finished, while other studies still run. The
+sentences of region evidence are written after the reports.
 """
 
 from __future__ import annotations
@@ -21,10 +22,10 @@ from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from actors.engine import Prompt, RolloutEngine, Sample, Sampling
 from actors.errors import PromptError
+from actors.evidence import Draft, draft_evidence, write_sentences
 from actors.seeds import sample_seed
 from actors.trajectory import SampleRequest, Trajectory, WeightsRef
 from actors.weights import WeightsReceiver
@@ -33,9 +34,8 @@ from reward_server.errors import PairError, RewardError
 from reward_server.spec import reward_from_components
 from rrg.data.studyset import StudySet
 from rrg.errors import UserError
-from rrg.model.backbone import FeatureStore
+from rrg.model.backbone import make_store
 from rrg.model.build import load_policy
-from rrg.model.features import collate_features
 
 # The reward client keeps its own deadline; a future that is not done so much later (s) is given up.
 REWARD_GRACE_S = 5.0
@@ -64,6 +64,14 @@ class RolloutMetrics:
     tokens: int
 
 
+@dataclass(frozen=True)
+class _Encoded:
+    """The prompt embeds [P, hidden] of a study, and the draft of its evidence where that was asked for."""
+
+    embeds: npt.NDArray[np.float32]
+    draft: Draft | None
+
+
 @dataclass
 class _Group:
     """One study of the request: its trajectories by sample index, and how many samples still run."""
@@ -71,6 +79,7 @@ class _Group:
     reference: str
     trajectories: list[Trajectory]
     running: int
+    draft: Draft | None
     scores: Future[Answers] | None = None
 
     def scorable(self) -> list[Trajectory]:
@@ -85,11 +94,14 @@ class RolloutWorker:
         request brings the first version."""
         self._cfg = cfg
         self._studies = studies
-        self._features = FeatureStore(cfg.data, cfg.model)
+        self._store = make_store(cfg.data, cfg.model)
         device = "cuda" if cfg.rollout.gpus_per_actor > 0 else "cpu"
-        self._policy = load_policy(policy_dir).eval().to(device)
+        self._policy = load_policy(policy_dir)
         self.engine = RolloutEngine(policy_dir / "llm", cfg.rollout, cfg.model.dtype)
-        self._weights = WeightsReceiver(self.engine, self._policy, cfg.model.dtype, cfg.rollout.timeout_s)
+        self._weights = WeightsReceiver(
+            self.engine, self._policy, cfg.model.dtype, cfg.rollout.timeout_s, cfg.model.llm.broadcast
+        )
+        self._policy.to(device)  # only now: the receiver has dropped the LLM's layers, which the engine holds
         self.rewards = rewards
 
     @property
@@ -130,11 +142,12 @@ class RolloutWorker:
         prompts: list[Prompt] = []
         places: list[tuple[_Group, int]] = []  # of each prompt's sample
         for study_id in request.study_ids:
-            encoded = self._encode(study_id, sampling.max_new_tokens)
+            encoded = self._encode(study_id, sampling.max_new_tokens, request.evidence)
             group = self._open(request, study_id, encoded)
             groups.append(group)
-            if not isinstance(encoded, str):
-                prompts += [Prompt(encoded, trajectory.seed) for trajectory in group.trajectories]
+            # At stage=regions the language model never learns to write reports: none are asked of it.
+            if isinstance(encoded, _Encoded) and self._cfg.stage != "regions":
+                prompts += [Prompt(encoded.embeds, trajectory.seed) for trajectory in group.trajectories]
                 places += [(group, index) for index in range(len(group.trajectories))]
         for sample in self.engine.generate(prompts, sampling):
             group, index = places[sample.index]
@@ -142,28 +155,34 @@ class RolloutWorker:
             group.running -= 1
             if not group.running and request.score:
                 self._submit(group)
+        self._add_evidence([group for group in groups if group.draft is not None])
         return groups
 
-    def _encode(self, study_id: str, max_new_tokens: int) -> npt.NDArray[np.float32] | str:
-        """Prompt embeds [P, hidden] of a study, or why there are none."""
+    def _encode(self, study_id: str, max_new_tokens: int, evidence: bool) -> _Encoded | str:
+        """The prompt of a study, and the draft of its evidence; or why there are none."""
+        study = self._studies[study_id]
         try:
-            features = collate_features([self._features.load(self._studies[study_id])])
-            with torch.inference_mode():
-                regions = self._policy.extract(features.to(self._policy.instruction_ids.device))
-                embeds: npt.NDArray[np.float32] = self._policy.prompt_embeds(regions)[0].float().cpu().numpy()
+            embeds, seen = self._policy.study_prompt(study, self._store)
             self.engine.check_prompt(embeds, max_new_tokens)
         except (UserError, OSError, PromptError) as error:
             return f"prompt: {error}"
-        return embeds
+        return _Encoded(embeds, draft_evidence(self._policy, study, seen) if evidence else None)
 
-    def _open(self, request: SampleRequest, study_id: str, encoded: npt.NDArray[np.float32] | str) -> _Group:
+    def _add_evidence(self, groups: Sequence[_Group]) -> None:
+        drafts = [group.draft for group in groups if group.draft is not None]
+        for group, evidence in zip(groups, write_sentences(self._policy, self.engine, drafts), strict=True):
+            for trajectory in group.trajectories:
+                trajectory.evidence = evidence
+
+    def _open(self, request: SampleRequest, study_id: str, encoded: _Encoded | str) -> _Group:
         failed = encoded if isinstance(encoded, str) else None
+        draft = None if isinstance(encoded, str) else encoded.draft
         trajectories = [
             Trajectory(
                 study_id=study_id,
                 sample_index=index,
                 seed=sample_seed(request.seed, request.step, study_id, index),
-                prompt_length=0 if isinstance(encoded, str) else len(encoded),
+                prompt_length=0 if isinstance(encoded, str) else len(encoded.embeds),
                 token_ids=np.zeros(0, np.int32),
                 logprobs=np.zeros(0, np.float32),
                 versions=np.zeros(0, np.int32),
@@ -173,7 +192,7 @@ class RolloutWorker:
             )
             for index in range(request.samples_per_study)
         ]
-        return _Group(self._studies[study_id].target, trajectories, running=len(trajectories))
+        return _Group(self._studies[study_id].target, trajectories, len(trajectories), draft)
 
     def _fill(self, trajectory: Trajectory, sample: Sample, version: int) -> None:
         trajectory.failed = sample.failed

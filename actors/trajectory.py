@@ -13,26 +13,15 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-
-@dataclass(frozen=True)
-class Canary:
-    """What the learner's weights give on fixed inputs; an actor compares before it serves a new version.
-
-    `logprobs[i]` is the learner's log-probability of `token_ids[i + 1]` given the tokens before it (LLM alone);
-    `embeds` the first prompt embeds of `rrg.model.policy.canary_features` (extractor alone), shape [k, hidden].
-    """
-
-    token_ids: tuple[int, ...]
-    logprobs: npt.NDArray[np.float32]
-    embeds: npt.NDArray[np.float32]
+from rrg.canary import Canary
+from rrg.model.evidence import Evidence
 
 
 @dataclass(frozen=True)
 class WeightsRef:
     """A published version of the weights: where to get it and how to check it.
 
-    `tensors` is a `ray.ObjectRef` of `dict[str, ndarray]` with the keys of `ReportPolicy.state_dict()`
-    (`extractor.*`, `llm.*`).
+    `tensors` is a `ray.ObjectRef` of `dict[str, ndarray]` with the keys of `ReportPolicy.export_tensors()`.
     """
 
     version: int
@@ -45,7 +34,8 @@ class SampleRequest:
     """One piece of rollout work: which studies, how to sample, and with which weights.
 
     The seed of sample i of a study is `sample_seed(seed, step, study_id, i)`, so the answer does not depend on
-    which actor serves it. `greedy` decodes the single most likely report instead of sampling.
+    which actor serves it. `greedy` decodes the single most likely report instead of sampling. `evidence` asks for what
+    was seen in the studies' regions too.
     """
 
     step: int
@@ -55,6 +45,7 @@ class SampleRequest:
     weights: WeightsRef
     greedy: bool = False
     score: bool = True
+    evidence: bool = False
 
 
 @dataclass
@@ -63,6 +54,7 @@ class Trajectory:
 
     `token_ids`, `logprobs` and `versions` have one entry a generated token, the end-of-sequence token included:
     the token, its log-probability under the sampling distribution, and the version of the weights that gave it.
+    `evidence` is there where it was asked for and the study's prompt could be made.
     """
 
     study_id: str
@@ -77,3 +69,4 @@ class Trajectory:
     components: Mapping[str, float] = field(default_factory=dict)
     reward: float = 0.0
     failed: str | None = None
+    evidence: Evidence | None = field(default=None, repr=False)

@@ -1,6 +1,6 @@
 """Taking over a published version of the weights: fetch, check, load, compare with what the publisher computed.
 
-Contract: after `WeightsReceiver.update(ref)` the engine and the extractor serve exactly `ref`, or the call raised
+Contract: after `WeightsReceiver.update(ref)` the engine and the policy serve exactly `ref`, or the call raised
 `WeightsError` and both serve what they served before (nothing, if there was nothing before).
 """
 
@@ -16,7 +16,9 @@ import torch
 
 from actors.engine import RolloutEngine, check_weights
 from actors.errors import WeightsError
-from actors.trajectory import Canary, WeightsRef
+from actors.trajectory import WeightsRef
+from rrg.canary import Canary
+from rrg.model.lora import adapted_layers, adapter_state_dict, base_state_dict, merge, remove_lora
 
 if TYPE_CHECKING:
     from rrg.model.policy import ReportPolicy
@@ -27,21 +29,30 @@ CANARY_TOLERANCE: Mapping[str, float] = {"float32": 1e-4, "bfloat16": 5e-2}
 
 
 class WeightsReceiver:
-    """Keeps an engine (the LLM) and a policy (extractor and token embeddings) on the published weights.
+    """Keeps an engine (the LLM) and a policy (extractor, trained backbone, token embeddings) on the published weights.
 
-    The policy's own LLM layers are dropped: the engine has them. A reference to the arrays of the version in force is
-    kept, to go back to if the next one fails its canary.
+    The policy's own LLM layers are dropped: the engine has them. With `broadcast` "adapter" (`model.llm.broadcast`), a
+    version brings the LLM's adapter only: the base is kept in host memory, and merged with each. A reference to the
+    arrays of the version in force is kept, to go back to if the next one fails its canary.
     """
 
-    def __init__(self, engine: RolloutEngine, policy: ReportPolicy, dtype: str, timeout_s: float) -> None:
+    def __init__(
+        self, engine: RolloutEngine, policy: ReportPolicy, dtype: str, timeout_s: float, broadcast: str = "merged"
+    ) -> None:
         self._engine = engine
         self._policy = policy
         self._tolerance = CANARY_TOLERANCE[dtype]
         self._timeout_s = timeout_s
-        self._expected = {f"llm.{name}": shape for name, shape in engine.weight_shapes.items()}
+        self._merger = _Merger(policy.llm) if broadcast == "adapter" else None
+        llm = engine.weight_shapes if self._merger is None else self._merger.shapes
+        self._expected = {f"{'llm' if self._merger is None else 'adapter'}.{name}": llm[name] for name in llm}
         self._expected |= {f"extractor.{name}": tuple(t.shape) for name, t in policy.extractor.state_dict().items()}
+        if policy.backbone is not None:
+            remove_lora(policy.backbone)  # it comes merged
+            self._expected |= {f"backbone.{name}": tuple(t.shape) for name, t in policy.backbone.state_dict().items()}
+        remove_lora(policy.llm)
         self._embeddings: torch.Tensor = policy.llm.get_input_embeddings().weight
-        self._embeddings_name = "llm." + _name_of(self._embeddings, policy.llm)
+        self._embeddings_name = _name_of(self._embeddings, policy.llm)
         for parameter in policy.llm.parameters():
             if parameter is not self._embeddings:
                 parameter.data = parameter.data.new_empty(0)
@@ -72,10 +83,13 @@ class WeightsReceiver:
         return True
 
     def _load(self, tensors: Mapping[str, torch.Tensor], version: int) -> None:
-        self._engine.load_weights(_under("llm.", tensors), version)
+        llm = _under("llm.", tensors) if self._merger is None else self._merger.merge(_under("adapter.", tensors))
+        self._engine.load_weights(llm, version)
         self._policy.extractor.load_state_dict(_under("extractor.", tensors))
+        if self._policy.backbone is not None:
+            self._policy.backbone.load_state_dict(_under("backbone.", tensors))
         with torch.no_grad():
-            self._embeddings.copy_(tensors[self._embeddings_name])
+            self._embeddings.copy_(llm[self._embeddings_name])
 
     def _go_back(self) -> None:
         if self._serving is None:
@@ -85,14 +99,10 @@ class WeightsReceiver:
             self._load(tensors, ref.version)
 
     def _compare(self, ref: WeightsRef) -> None:
-        from rrg.model.policy import canary_features
-
         canary = ref.canary
-        with torch.inference_mode():
-            embeds = self._policy.prompt_embeds(self._policy.extract(canary_features(self._policy)))[0].float()
         pairs = {
             "log-probabilities of the LLM": (self._engine.prompt_logprobs(canary.token_ids), canary.logprobs),
-            "prompt embeds of the extractor": (embeds.cpu().numpy(), canary.embeds),
+            "visual tokens of the extractor": (self._policy.canary_embeds(), canary.embeds),
         }
         for what, (here, there) in pairs.items():
             gap = largest_gap(here, there)
@@ -101,6 +111,18 @@ class WeightsReceiver:
                     f"weights version {ref.version} failed its canary: the {what} differ by {gap:.3g} from the "
                     f"publisher's (at most {self._tolerance:g}); version {self.version} stays in force"
                 )
+
+
+class _Merger:
+    """The base of a LoRA model, in host memory, and how an adapter changes it. `shapes` are those of the adapter."""
+
+    def __init__(self, llm: torch.nn.Module) -> None:
+        self.shapes = {name: tuple(value.shape) for name, value in adapter_state_dict(llm).items()}
+        self._layers = adapted_layers(llm)
+        self._base = {name: value.cpu() for name, value in base_state_dict(llm).items()}
+
+    def merge(self, adapter: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        return merge(self._base, adapter, self._layers)
 
 
 def fetch(ref: WeightsRef, timeout_s: float) -> Mapping[str, npt.NDArray[Any]]:

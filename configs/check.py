@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from configs.schema import Config, RewardConfig
+from configs.schema import Config, PromptConfig, RewardConfig
 from rrg.errors import UserError
 
 _PENALTIES = ("repetition", "length", "positive_f1")
@@ -29,18 +29,19 @@ _COMPOSITES = ("embedded", "radcliq_v1", "radcliq_v0")
 
 def check(cfg: Config) -> None:
     """Raises UserError with every broken rule, one a line."""
-    broken = [*_ranges(cfg), *_combinations(cfg), *_reward(cfg.reward)]
+    broken = [*_ranges(cfg), *_combinations(cfg), *_model(cfg), *_reward(cfg.reward)]
     if broken:
         raise UserError("this configuration cannot run:\n" + "\n".join(f"  - {rule}" for rule in broken))
 
 
 def _ranges(cfg: Config) -> Iterator[str]:
     positive = {
-        "data.image_size": cfg.data.image_size,
+        "data.image_size": 1 if cfg.data.image_size is None else cfg.data.image_size,
         "data.workers": cfg.data.workers,
         "rollout.num_actors": cfg.rollout.num_actors,
         "rollout.threads": cfg.rollout.threads,
         "rollout.temperature": cfg.rollout.temperature,
+        "rollout.tensor_parallel": cfg.rollout.tensor_parallel,
         "rollout.max_new_tokens": cfg.rollout.max_new_tokens,
         "rollout.timeout_s": cfg.rollout.timeout_s,
         "reward.num_workers": cfg.reward.num_workers,
@@ -49,7 +50,9 @@ def _ranges(cfg: Config) -> Iterator[str]:
         "learner.num_ranks": cfg.learner.num_ranks,
         "learner.threads": cfg.learner.threads,
         "learner.grad_clip": cfg.learner.grad_clip,
+        "learner.sft.captions_per_study": cfg.learner.sft.captions_per_study,
         "learner.sft.batch_size": cfg.learner.sft.batch_size,
+        "learner.sft.llm_lr_scale": cfg.learner.sft.llm_lr_scale,
         "learner.sft.lr": cfg.learner.sft.lr,
         "learner.rl.studies_per_step": cfg.learner.rl.studies_per_step,
         "learner.rl.minibatches": cfg.learner.rl.minibatches,
@@ -77,10 +80,14 @@ def _ranges(cfg: Config) -> Iterator[str]:
         )
     if cfg.model.dtype not in ("float32", "bfloat16"):
         yield f"model.dtype={cfg.model.dtype}: float32 or bfloat16"
+    if cfg.stage not in ("regions", "warm_start", "all"):
+        yield f"stage={cfg.stage}: regions, warm_start or all"
     if cfg.data.name not in DATA_FORMATS:
         yield f"data.name={cfg.data.name}: one of {', '.join(DATA_FORMATS)}"
     if cfg.data.views not in ("all", "frontal"):
         yield f"data.views={cfg.data.views}: all or frontal"
+    if cfg.data.target not in ("findings", "impression", "both"):
+        yield f"data.target={cfg.data.target}: findings, impression or both"
     if cfg.data.without_findings not in ("skip", "impression"):
         yield f"data.without_findings={cfg.data.without_findings}: skip or impression"
 
@@ -106,6 +113,8 @@ def _combinations(cfg: Config) -> Iterator[str]:
     head_size = cfg.model.llm.hidden_size // cfg.model.llm.num_heads
     if cfg.model.llm.path is None and head_size % 32:
         yield f"model.llm.hidden_size / num_heads = {head_size}: vLLM's attention on CPUs needs a multiple of 32"
+    if cfg.stage == "regions" and not cfg.model.regions:
+        yield "stage=regions with model.regions=off: there is nothing to train"
     if cfg.data.limit_test is not None and cfg.data.limit_test <= cfg.evaluation.permutations:
         yield "data.limit_test must be above evaluation.permutations (the shuffle gap needs other studies)"
     if cfg.model.dtype == "bfloat16" and (learner.gpus_per_rank == 0 or rollout.gpus_per_actor == 0):
@@ -114,6 +123,48 @@ def _combinations(cfg: Config) -> Iterator[str]:
         yield "learner.zero_stage=0 with bfloat16 differs from the other stages in DeepSpeed: use stage 1 or 2"
     if (learner.gpus_per_rank > 0) != (rollout.gpus_per_actor > 0):
         yield "learner.gpus_per_rank and rollout.gpus_per_actor: both on GPUs or both on CPUs"
+
+
+def _model(cfg: Config) -> Iterator[str]:
+    model, rollout = cfg.model, cfg.rollout
+    if model.llm.train not in ("full", "lora"):
+        yield f"model.llm.train={model.llm.train}: full or lora"
+    if model.backbone.train not in ("frozen", "full", "lora"):
+        yield f"model.backbone.train={model.backbone.train}: frozen, full or lora"
+    if model.llm.broadcast not in ("merged", "adapter"):
+        yield f"model.llm.broadcast={model.llm.broadcast}: merged or adapter"
+    elif model.llm.broadcast == "adapter" and model.llm.train != "lora":
+        yield "model.llm.broadcast=adapter without model.llm.train=lora: there is no adapter to send"
+    for name, lora in {"llm": model.llm.lora, "backbone": model.backbone.lora}.items():
+        if lora.rank <= 0:
+            yield f"model.{name}.lora.rank={lora.rank}: must be above 0 (full training is model.{name}.train=full)"
+    if not model.regions and model.global_tokens == 0:
+        yield "model.regions=off with model.global_tokens=0: the language model would see nothing of the image"
+    if rollout.tensor_parallel > 1 and rollout.gpus_per_actor != rollout.tensor_parallel:
+        yield (
+            f"rollout.tensor_parallel={rollout.tensor_parallel} needs rollout.gpus_per_actor={rollout.tensor_parallel} "
+            f"(it is {rollout.gpus_per_actor:g})"
+        )
+    yield from _prompt(model.prompt)
+
+
+def _prompt(prompt: PromptConfig) -> Iterator[str]:
+    for name, text, count in (
+        ("template", prompt.template, prompt.template.count("{images}")),
+        *((name, text, text.count("{text}")) for name, text in _context_parts(prompt).items()),
+    ):
+        if count != 1:
+            wanted = "{images}" if name == "template" else "{text}"
+            yield f"model.prompt.{name}={text!r}: must hold {wanted} exactly once"
+    for name in prompt.context:
+        if name not in _context_parts(prompt):
+            yield f"model.prompt.context has {name!r}: it may hold {', '.join(_context_parts(prompt))}"
+    if prompt.context and "{context}" not in prompt.template:
+        yield "model.prompt.context is set, and model.prompt.template has no {context}: add it, or empty the list"
+
+
+def _context_parts(prompt: PromptConfig) -> dict[str, str]:
+    return {"views": prompt.views, "indication": prompt.indication, "comparison": prompt.comparison}
 
 
 def _reward(reward: RewardConfig) -> Iterator[str]:

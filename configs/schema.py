@@ -29,8 +29,10 @@ class DataConfig:
     without_findings: str = "skip"
     # Where rendered images, resized images and backbone features are kept between runs.
     cache_dir: str = field(default_factory=lambda: os.environ.get("LMRRG_CACHE", ".cache"))
-    # Side of the square that every image is brought to, pixels.
-    image_size: int = 224
+    # Side of the square that every image is brought to, pixels; null: what the backbone was made for.
+    image_size: int | None = None
+    # What the policy learns to write: "findings", "impression" or "both" (findings, then impression).
+    target: str = "findings"
     # At most so many studies of each split (null: all).
     limit_train: int | None = None
     limit_val: int | None = None
@@ -42,10 +44,28 @@ class DataConfig:
 
 
 @dataclass
+class LoRAConfig:
+    # Low-rank adapters (peft): rank, scale alpha / rank, dropout on their input.
+    rank: int = 16
+    alpha: float = 32.0
+    dropout: float = 0.0
+    # Linear layers that get one: "all-linear", or their names separated by commas ("q_proj,v_proj").
+    targets: str = "all-linear"
+
+
+@dataclass
 class LLMConfig:
-    # Folder or hub name of a Hugging Face causal LM; null: a small Llama from scratch with a tokenizer trained on the
-    # training reports.
+    # Folder or hub name of a Hugging Face causal LM; "package:NAME": the GGUF file in an installed Python package,
+    # converted once; null: a small Llama from scratch with a tokenizer trained on the training reports.
     path: str | None = None
+    # "full" (every weight is trained) or "lora" (adapters only).
+    train: str = "full"
+    lora: LoRAConfig = field(default_factory=LoRAConfig)
+    # What the rollout actors get of a LoRA model with every version: "merged" weights, or the "adapter" alone, which
+    # they merge themselves.
+    broadcast: str = "merged"
+    # Recompute the layers' activations in the backward pass: about a third more time, far less memory.
+    gradient_checkpointing: bool = False
     # The rest describes the small Llama.
     hidden_size: int = 256
     num_layers: int = 5
@@ -55,10 +75,42 @@ class LLMConfig:
 
 
 @dataclass
+class BackboneConfig:
+    # "efficientnet_lite0" (weights from its package), or folder or hub name of a Hugging Face vision model (ViT, Swin,
+    # DINOv2, RAD-DINO); input size and normalisation are those of its processor.
+    path: str = "efficientnet_lite0"
+    # "frozen": features are computed once and cached. "full" or "lora": it is trained with the rest, on pixels.
+    train: str = "frozen"
+    lora: LoRAConfig = field(default_factory=LoRAConfig)
+
+
+@dataclass
+class PromptConfig:
+    # {images}: the visual tokens (exactly once); {bos}: the tokenizer's begin token, if it has one; {context}: the
+    # parts below that `context` names and the study has; {target}: what to write ("findings", "impression", ...).
+    template: str = "{bos}{images}{context}{target} :"
+    context: list[str] = field(default_factory=lambda: ["views", "indication", "comparison"])
+    views: str = "views : {text} . "
+    indication: str = "indication : {text} . "
+    comparison: str = "comparison : {text} . "
+    # Most tokens of one part of the context; longer ones are cut.
+    max_context_tokens: int = 48
+    # After one region's token alone: what makes the LLM write that region's sentences.
+    caption: str = "{bos}"
+
+
+@dataclass
 class ModelConfig:
     llm: LLMConfig = field(default_factory=LLMConfig)
-    # Image backbone, frozen: "efficientnet_lite0".
-    backbone: str = "efficientnet_lite0"
+    backbone: BackboneConfig = field(default_factory=BackboneConfig)
+    prompt: PromptConfig = field(default_factory=PromptConfig)
+    # Parts of LM-RRG, each of which can be switched off: region tokens; their weighting by significance; the captions
+    # that train them. Without global tokens: global_tokens=0.
+    regions: bool = True
+    gate: bool = True
+    captioning: bool = True
+    # YAML file of region: description, in place of rrg/data/regions.yaml.
+    region_descriptions: str | None = None
     # Width of the region extractor and its attention heads.
     extractor_size: int = 256
     extractor_heads: int = 4
@@ -66,8 +118,6 @@ class ModelConfig:
     # Tokens that describe the whole image, beside one a region.
     global_tokens: int = 4
     dropout: float = 0.1
-    # The instruction after the visual tokens.
-    instruction: str = "findings :"
     # float32 or bfloat16 (GPUs only: slow on CPUs).
     dtype: str = "float32"
 
@@ -78,6 +128,8 @@ class RolloutConfig:
     num_actors: int = 1
     threads: int = 1
     gpus_per_actor: float = 0.0
+    # GPUs over which each engine splits the LLM (then gpus_per_actor must be the same number).
+    tensor_parallel: int = 1
     samples_per_study: int = 8
     temperature: float = 1.0
     max_new_tokens: int = 64
@@ -137,11 +189,14 @@ class RewardConfig:
 
 @dataclass
 class SFTConfig:
-    # Passes over the training studies for the extractor (region findings, significance) and for the policy.
-    extractor_epochs: float = 2.0
+    # Passes over the training studies of stage "regions" (findings, significance, boxes, captions of the regions) and
+    # of stage "policy" (whole reports, with those losses kept on).
+    regions_epochs: float = 2.0
     epochs: float = 5.0
-    extractor_lr: float = 1e-3
+    regions_lr: float = 2e-3
     lr: float = 1e-3
+    # The language model's learning rate in both stages as a share of these: small for a pretrained one.
+    llm_lr_scale: float = 1.0
     batch_size: int = 16
     warmup_steps: int = 40
     weight_decay: float = 0.1
@@ -152,7 +207,10 @@ class SFTConfig:
     # Weights of the extractor's losses beside the report's cross-entropy.
     region_weight: float = 1.0
     significance_weight: float = 0.5
-    attention_weight: float = 0.1
+    attention_weight: float = 2.0
+    caption_weight: float = 0.5
+    # Regions of each study that are captioned in a step: those with findings first.
+    captions_per_study: int = 3
 
 
 @dataclass
@@ -221,6 +279,8 @@ class Config:
     cluster: ClusterConfig = MISSING
     evaluation: EvalConfig = field(default_factory=EvalConfig)
     seed: int = 0
+    # How far to go: "regions" (the feature extractor's stage), "warm_start" (and the reports), "all" (and RL).
+    stage: str = "all"
     # Name of the experiment: part of the run directory.
     name: str = "demo"
     output_dir: str = "outputs/${name}/${now:%Y-%m-%d_%H-%M-%S}"

@@ -157,10 +157,11 @@ class ReportRL(Algorithm):  # type: ignore[misc]
         }
         self.metrics.log_dict(self.step_metrics, key="report_rl", window=1)
 
-    def generate(self, study_ids: Sequence[str]) -> list[Trajectory]:
-        """The most likely report of every study (greedy decoding), in their order, without scores."""
+    def generate(self, study_ids: Sequence[str], *, evidence: bool = False) -> list[Trajectory]:
+        """The most likely report of every study (greedy decoding), in their order, without scores; with `evidence`,
+        what was seen in its regions too."""
         chunks = [study_ids[i : i + GENERATE_CHUNK] for i in range(0, len(study_ids), GENERATE_CHUNK)]
-        return self._collect([self._request(chunk, greedy=True) for chunk in chunks])[0]
+        return self._collect([self._request(chunk, greedy=True, evidence=evidence) for chunk in chunks])[0]
 
     def save_run(self, folder: Path) -> Path:
         """A checkpoint of the current RL step below `folder`."""
@@ -182,7 +183,7 @@ class ReportRL(Algorithm):  # type: ignore[misc]
             abnormal_fraction=rl.abnormal_fraction,
         )
 
-    def _request(self, studies: Sequence[str], *, greedy: bool = False) -> SampleRequest:
+    def _request(self, studies: Sequence[str], *, greedy: bool = False, evidence: bool = False) -> SampleRequest:
         assert self._weights is not None, "begin_rl comes first"
         return SampleRequest(
             step=self.rl_step,
@@ -192,6 +193,7 @@ class ReportRL(Algorithm):  # type: ignore[misc]
             weights=self._weights,
             greedy=greedy,
             score=not greedy,
+            evidence=evidence,
         )
 
     def _collect(self, requests: Sequence[SampleRequest]) -> tuple[list[Trajectory], dict[str, float]]:

@@ -25,7 +25,7 @@ from rrg.errors import UserError
 LOGGER = logging.getLogger(__name__)
 FORMAT = 1
 
-Phase = Literal["extractor", "policy", "rl"]
+Phase = Literal["regions", "policy", "rl"]
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def config_hash(config: Config) -> str:
 
 
 _PLACE_OF_DATA = ("cache_dir", "root", "reports", "imagenome", "workers")
-_YOUNGER_DATA = {"views": "all", "without_findings": "skip"}
+_YOUNGER_DATA = {"views": "all", "without_findings": "skip", "target": "findings"}
 _SHAPE_OF_REWARD = (
     "backend", "radgraph", "dtype", "idf", "composite", "clip", "component_weights",
     "repetition_weight", "length_weight", "positive_f1_weight",

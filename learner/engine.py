@@ -8,7 +8,8 @@ before every step, and divides losses by global denominators; DeepSpeed averages
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
@@ -40,14 +41,22 @@ def join_process_group(learner: LearnerConfig, *, rank: int, world_size: int, ho
     )
 
 
+@dataclass(frozen=True)
+class ParameterGroup:
+    """Parameters that are trained with `lr_scale` times the learning rate of the step."""
+
+    parameters: Sequence[nn.Parameter]
+    lr_scale: float = 1.0
+
+
 def make_engine(
-    module: nn.Module, parameters: Iterable[nn.Parameter], learner: LearnerConfig, *, weight_decay: float, bf16: bool
+    module: nn.Module, groups: Sequence[ParameterGroup], learner: LearnerConfig, *, weight_decay: float, bf16: bool
 ) -> Any:
-    """A DeepSpeed engine with a fresh AdamW over `parameters` of `module`; the others are frozen."""
+    """A DeepSpeed engine with a fresh AdamW over `groups` of `module`'s parameters; the others are frozen."""
     import deepspeed
 
-    trained = list(parameters)
-    kept = {id(parameter) for parameter in trained}
+    trained = [{"params": list(g.parameters), "lr_scale": g.lr_scale} for g in groups if g.parameters]
+    kept = {id(parameter) for group in groups for parameter in group.parameters}
     for parameter in module.parameters():
         parameter.requires_grad_(id(parameter) in kept)
     beta1, beta2 = learner.betas
@@ -78,7 +87,7 @@ def optimizer_step(engine: Any, lr: float) -> dict[str, float]:
     DeepSpeed reports no norm at ZeRO stage 0 in float32.
     """
     for group in engine.optimizer.param_groups:
-        group["lr"] = lr
+        group["lr"] = lr * group["lr_scale"]
     engine.step()
     norm = engine.get_global_grad_norm()
     return {"lr": lr} if norm is None else {"lr": lr, "grad_norm": float(norm)}

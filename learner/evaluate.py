@@ -1,9 +1,9 @@
 """`python -m learner.evaluate`: how good reports are, from a predictions file or from a run's policy.
 
 Contract: tables on stdout, progress and errors on stderr, every number in `--json`. Prints and writes no report text
-but in the page that `--worst` asks for. Exit status 0; 1 where some pairs could not be scored; 2, with one line that
-names the file, flag or field and the way out, for a person's mistake or a server that can't be had. torch is loaded
-only where models score or write.
+but in the pages that `--worst` and `--pictures` ask for. Exit status 0; 1 where some pairs could not be scored; 2, with
+one line that names the file, flag or field and the way out, for a person's mistake or a server that can't be had. torch
+is loaded only where models score or write.
 """
 
 from __future__ import annotations
@@ -14,48 +14,33 @@ import json
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from configs.schema import Config, DataConfig, ModelConfig, RewardConfig
+from configs.schema import Config, RewardConfig
 from learner.evaluation.arguments import parser, scoring_options
+from learner.evaluation.inputs import Inputs, read_baseline, read_inputs, run_config
 from learner.evaluation.measures import CODED
-from learner.evaluation.predictions import Columns, Prediction, aligned, read_predictions
+from learner.evaluation.regions import measure_regions
+from learner.evaluation.regiontable import print_regions
 from learner.evaluation.result import Protocol, Result, build_result
 from learner.evaluation.scoring import NO_BACKEND, Scoring, opened
-from learner.evaluation.studies import CONTROLS, control_reports, finding_truth, studies_of
+from learner.evaluation.studies import CONTROLS, control_reports, finding_truth
 from learner.evaluation.system import System, Task, measure
 from learner.evaluation.tables import print_result
-from learner.evaluation.worst import SUFFIXES, worst_cases, write_worst
+from learner.evaluation.worst import SUFFIXES, cases_of, worst_cases, write_page, write_worst
 from learner.progress import Show
 from reward_server.errors import RewardError, RewardSetupError
 from reward_server.scoring import plain_reward
 from reward_server.spec import reward_from_components
 from rrg.errors import UserError
 
-if TYPE_CHECKING:
-    from rrg.data import StudySet
-    from rrg.data.study import Split, Study
-
 os.environ.setdefault("GOMP_SPINCOUNT", "0")  # read when torch is imported
 
 SYSTEM = "system"
 BASELINE = "baseline"
-
-
-@dataclass(frozen=True)
-class Inputs:
-    """The reports to measure, and the data set behind them where it is known."""
-
-    rows: list[Prediction]
-    studies: list[Study] | None
-    train: list[Study]
-    configs: tuple[DataConfig, ModelConfig] | None
-    notes: list[str]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -77,9 +62,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def run(args: argparse.Namespace, show: Show) -> int:
     """Reads or writes the reports, measures them, prints and writes what was asked for."""
     _check(args)
-    config = _run_config(args)
-    inputs = _inputs(args, config, show)
-    baseline = _baseline(args, inputs.rows)
+    config = run_config(args)
+    inputs = read_inputs(args, config, show)
+    baseline = read_baseline(args, inputs.rows)
     names = [name for name in args.controls.split(",") if name]
     with show.phase("controls"):
         texts = [row.hypothesis for row in inputs.rows]
@@ -99,8 +84,13 @@ def run(args: argparse.Namespace, show: Show) -> int:
     protocol = _protocol(args, inputs, scoring, reward_name)
     notes = [*inputs.notes, *notes, *_notes(args, measured, scoring)]
     rivals = {name: measured[name] for name in controls}
-    result = build_result(measured[SYSTEM], measured.get(BASELINE), rivals, protocol, notes)
+    regions = measure_regions(inputs.evidence, inputs.studies or [], inputs.train)
+    result = {**build_result(measured[SYSTEM], measured.get(BASELINE), rivals, protocol, notes), "regions": regions}
     print_result(result, _stdout())
+    if args.regions and regions is not None:
+        print_regions(regions, _stdout(), "of the policy")
+    elif args.regions:
+        _stdout().print("Regions: this policy has none (model.regions=off)", highlight=False)
     _write(args, result, inputs, measured[SYSTEM])
     return 1 if any(system.failed for system in measured.values()) else 0
 
@@ -111,6 +101,8 @@ def _check(args: argparse.Namespace) -> None:
         raise UserError("--format and --root are for --predictions: a run has its own data set")
     if args.predictions and (args.out or args.limit or args.rexrank):
         raise UserError("--out, --limit and --rexrank are for --run")
+    if args.predictions and args.regions:
+        raise UserError("--regions is for --run: predictions tell nothing of regions")
     if args.run and (args.verbatim or args.section != "findings"):
         raise UserError("--section and --verbatim are for --predictions: a run's reports are cleaned findings")
     if args.predictions and args.format is None and (args.reports or args.cache_dir):
@@ -120,90 +112,17 @@ def _check(args: argparse.Namespace) -> None:
     unknown = [name for name in args.controls.split(",") if name and name not in CONTROLS]
     if unknown:
         raise UserError(f"--controls: {unknown[0]!r} is none of {', '.join(CONTROLS)}")
-    for flag in ("json", "per_study", "worst", "rexrank"):
-        path = getattr(args, flag)
+    count, page = args.pictures or ("", None)
+    outputs = {"--json": args.json, "--per-study": args.per_study, "--worst": args.worst, "--rexrank": args.rexrank}
+    for flag, path in {**outputs, "--pictures": page}.items():
         if path is not None and not Path(path).resolve().parent.is_dir():
-            raise UserError(f"--{flag.replace('_', '-')} {path}: its folder does not exist")
+            raise UserError(f"{flag} {path}: its folder does not exist")
+    if page is not None and (not count.isdecimal() or int(count) < 1 or Path(page).suffix.lower() != ".html"):
+        raise UserError(f"--pictures {count} {page}: must be a number of studies and a file that ends in .html")
     if args.worst and Path(args.worst).suffix.lower() not in SUFFIXES:
         raise UserError(f"--worst {args.worst}: must end in {' or '.join(SUFFIXES)}")
     if args.worst and args.worst.lower().endswith(".png") and args.predictions and args.format is None:
         raise UserError("--worst FILE.png needs --format and --root, the data set with the pictures; or take FILE.html")
-
-
-def _run_config(args: argparse.Namespace) -> Config | None:
-    """The run's config; without flags, what scores is the run's too."""
-    config = None
-    if args.run:
-        from learner.generation import run_config
-
-        config = run_config(Path(args.run))
-        if args.backend is None and args.reward_address is None:
-            own = config.reward
-            if own.address is not None and args.weights is not None:
-                raise UserError(f"--weights: the run's reward servers have theirs ({own.address}); add --backend")
-            args.backend, args.weights, args.radgraph = own.backend, args.weights or own.weights, own.radgraph
-            args.idf = args.idf or own.idf
-            args.reward_address, args.tls_ca = own.address, args.tls_ca or own.tls_ca
-            args.tls_server_name = args.tls_server_name or own.tls_server_name
-            args.token_file = args.token_file or own.token_file
-            if own.address is not None:
-                args.weights = None
-    args.backend = args.backend or "embedded"
-    return config
-
-
-def _inputs(args: argparse.Namespace, config: Config | None, show: Show) -> Inputs:
-    if config is None:
-        return _of_predictions(args, show)
-    from learner.generation import generate_reports, policy_folder
-    from rrg.data import load_studies
-
-    split: Split = args.split or "test"
-    policy = policy_folder(Path(args.run), args.checkpoint)
-    with show.phase("data"):
-        studies = load_studies(config.data, progress=show.advance)
-    written_by = policy.parent.name if policy.name == "policy" else policy.name
-    out = Path(args.out) if args.out else Path(args.run) / f"reports_{written_by}_{split}.jsonl"
-    with show.phase("reports"):
-        reports = generate_reports(config, policy, studies, split, out, show, args.limit)
-    show.line(f"reports: {out}")
-    rows = [Prediction(row["id"], row["reference"], row["hypothesis"]) for row in reports]
-    found = studies_of(rows, studies, split)
-    return Inputs(rows, found, studies.split("train"), (config.data, config.model), _excluded(studies))
-
-
-def _of_predictions(args: argparse.Namespace, show: Show) -> Inputs:
-    rows = read_predictions(Path(args.predictions), Columns(*args.columns), args.section)
-    if args.format is None:
-        return Inputs(rows, None, [], None, [])
-    from rrg.data import load_studies
-
-    data = DataConfig(name=args.format, root=args.root, reports=args.reports)
-    data.cache_dir = args.cache_dir or data.cache_dir
-    if args.section == "impression":
-        data = replace(data, without_findings="impression")
-    split: Split = args.split or "test"
-    with show.phase("data"):
-        studies = load_studies(data, progress=show.advance)
-    found = studies_of(rows, studies, split)
-    notes = _excluded(studies)
-    missing = len(studies.split(split)) - len(rows)
-    if missing:
-        notes.append(f"{missing} of the {len(studies.split(split))} studies of the split {split} have no prediction")
-    return Inputs(rows, found, studies.split("train"), (data, ModelConfig()), notes)
-
-
-def _excluded(studies: StudySet) -> list[str]:
-    notes = [f"{count} studies of the data set left out: {reason}" for reason, count in studies.skipped.items()]
-    problems = len(studies.problems)
-    return [*notes, f"{problems} bad records of the data set left out"] if problems else notes
-
-
-def _baseline(args: argparse.Namespace, rows: Sequence[Prediction]) -> list[Prediction] | None:
-    if args.baseline is None:
-        return None
-    found = read_predictions(Path(args.baseline), Columns(*args.columns), args.section)
-    return aligned(rows, found, (args.predictions or "the run", args.baseline))
 
 
 def _task(args: argparse.Namespace, inputs: Inputs) -> Task:
@@ -226,9 +145,7 @@ def _reward(config: Config | None, scoring: Scoring) -> RewardConfig:
     return config.reward if config is not None and own else plain_reward(about)
 
 
-def _protocol(
-    args: argparse.Namespace, inputs: Inputs, scoring: Scoring | None, reward_name: str
-) -> Protocol:
+def _protocol(args: argparse.Namespace, inputs: Inputs, scoring: Scoring | None, reward_name: str) -> Protocol:
     known = inputs.configs is not None
     instead = inputs.configs is not None and inputs.configs[0].without_findings == "impression"
     return Protocol(
@@ -273,10 +190,13 @@ def _write(args: argparse.Namespace, result: Result, inputs: Inputs, system: Sys
                 writer.writerow([row.id, *("" if value != value else value for value in values)])  # NaN: no score
     if args.rexrank and inputs.configs is not None:
         _write_rexrank(Path(args.rexrank), inputs)
+    cases = cases_of(inputs.rows, inputs.studies, system.per_study, inputs.evidence)
     if args.worst:
         by = "reward" if "reward" in system.per_study else "rougeL"
-        cases = worst_cases(inputs.rows, inputs.studies, system.per_study, by, args.worst_count)
-        write_worst(Path(args.worst), cases, by)
+        write_worst(Path(args.worst), worst_cases(cases, by, args.worst_count), by)
+    if args.pictures:
+        shown = cases[: int(args.pictures[0])]
+        write_page(Path(args.pictures[1]), shown, f"The first {len(shown)} studies")
 
 
 def _write_rexrank(path: Path, inputs: Inputs) -> None:

@@ -1,7 +1,8 @@
 """Reports of a saved policy for a split of its data set: greedy decoding by the vLLM engine, in this process, no Ray.
 
 Contract: reports are appended to a JSON-lines file as their batch is finished, so a killed call goes on where it was;
-the file belongs to one checkpoint and one set of studies, and is refused for others. Beam search is not offered: vLLM
+the file belongs to one checkpoint and one set of studies, and is refused for others. What was seen in the regions lies
+beside it (`evidence_file`), a line a study, and is gone on with in the same way. Beam search is not offered: vLLM
 has none for prompts of embeddings.
 """
 
@@ -12,6 +13,7 @@ import json
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -24,6 +26,7 @@ from learner.progress import Show
 from rrg.data import Study, StudySet
 from rrg.data.study import Split
 from rrg.errors import UserError
+from rrg.model.evidence import Evidence, evidence_line
 
 # Reports that a killed call loses at most.
 BATCH = 64
@@ -58,10 +61,16 @@ def policy_folder(run_dir: Path, checkpoint: str) -> Path:
     return folder
 
 
+def evidence_file(out: Path) -> Path:
+    """Where the evidence of the reports in `out` lies: `<out>.evidence.jsonl`, a line {id, regions} a study."""
+    return out.with_name(out.name + ".evidence.jsonl")
+
+
 def generate_reports(
     cfg: Config, policy: Path, studies: StudySet, split: Split, out: Path, show: Show, limit: int | None = None
 ) -> list[Row]:
-    """{id, reference, hypothesis} of every study of `split` (the first `limit`), in order; `out` holds them too.
+    """{id, reference, hypothesis} of every study of `split` (the first `limit`), in order; `out` holds them too, and
+    `evidence_file(out)` their evidence.
 
     Raises UserError where `out` is of another policy or other studies, or the split is empty.
     """
@@ -69,47 +78,59 @@ def generate_reports(
     if not chosen:
         raise UserError(f"the data set has no study in split {split}")
     done = _open(out, _signature(cfg, policy, studies, split))
-    missing = [study for study in chosen if study.id not in done]
+    shown = _whole_lines(evidence_file(out))
+    missing = [study for study in chosen if study.id not in done or study.id not in shown]
     if missing:
-        _generate(cfg, policy, missing, out, show, done)
-    return [{"id": s.id, "reference": s.target, "hypothesis": done[s.id]} for s in chosen]
+        _generate(cfg, policy, missing, out, show, done, set(shown))
+    return [{"id": s.id, "reference": s.target, "hypothesis": done[s.id]["hypothesis"]} for s in chosen]
 
 
-def _generate(cfg: Config, policy: Path, studies: Sequence[Study], out: Path, show: Show, done: dict[str, str]) -> None:
-    total = len(done) + len(studies)
-    with out.open("a", encoding="utf-8") as file:
-        for batch, texts in _batches(cfg, policy, studies):
-            for study, text in zip(batch, texts, strict=True):
-                file.write(json.dumps({"id": study.id, "reference": study.target, "hypothesis": text}) + "\n")
-                done[study.id] = text
-            file.flush()
-            os.fsync(file.fileno())
-            show.advance("reports", len(done), total)
+def _generate(
+    cfg: Config, policy: Path, studies: Sequence[Study], out: Path, show: Show, done: dict[str, Any], shown: set[str]
+) -> None:
+    """Appends what either file lacks; `done` gets the reports."""
+    finished = 0
+    with out.open("a", encoding="utf-8") as file, evidence_file(out).open("a", encoding="utf-8") as beside:
+        for batch, texts, evidence in _batches(cfg, policy, studies):
+            for study, text, regions in zip(batch, texts, evidence, strict=True):
+                if study.id not in shown:
+                    beside.write(evidence_line(study.id, regions))
+                if study.id not in done:
+                    done[study.id] = {"id": study.id, "reference": study.target, "hypothesis": text}
+                    file.write(json.dumps(done[study.id]) + "\n")
+            for each in (beside, file):
+                each.flush()
+                os.fsync(each.fileno())
+            finished += len(batch)
+            show.advance("reports", finished, len(studies))
 
 
-def _batches(cfg: Config, folder: Path, studies: Sequence[Study]) -> Iterator[tuple[Sequence[Study], list[str]]]:
+def _batches(
+    cfg: Config, folder: Path, studies: Sequence[Study]
+) -> Iterator[tuple[Sequence[Study], list[str], list[Evidence]]]:
     os.environ |= rollout_env(cfg.rollout)  # vLLM reads it when it is imported
     import torch
 
-    from rrg.model.backbone import FeatureStore
+    from actors.evidence import draft_evidence, write_sentences
+    from rrg.model.backbone import make_store
     from rrg.model.build import load_policy
+    from rrg.model.lora import merged_state_dict
 
     torch.set_num_threads(cfg.rollout.threads)
-    store = FeatureStore(cfg.data, cfg.model)
+    store = make_store(cfg.data, cfg.model)
     policy = load_policy(folder).to("cuda" if cfg.rollout.gpus_per_actor > 0 else "cpu")
     engine = RolloutEngine(folder / "llm", cfg.rollout, cfg.model.dtype)
-    engine.load_weights(dict(policy.llm.state_dict()), version=0)
+    engine.load_weights(merged_state_dict(policy.llm), version=0)
     sampling = Sampling(cfg.rollout.max_new_tokens, policy.eos_token_id, greedy=True)
     try:
         for start in range(0, len(studies), BATCH):
             batch = studies[start : start + BATCH]
-            with torch.no_grad():
-                # One by one, as the rollout actors do: a report does not depend on its batch.
-                features = [store.load_batch([study]).to(policy.instruction_ids.device) for study in batch]
-                embeds = [policy.prompt_embeds(policy.extract(one))[0].float().cpu().numpy() for one in features]
-            samples = engine.generate([Prompt(one, seed=0) for one in embeds], sampling)
+            # One by one, as the rollout actors do: a report does not depend on its batch.
+            seen = [(study, *policy.study_prompt(study, store)) for study in batch]
+            samples = engine.generate([Prompt(embeds, seed=0) for _, embeds, _ in seen], sampling)
             texts = {sample.index: policy.decode(_tokens(sample)) for sample in samples}
-            yield batch, [texts[index] for index in range(len(batch))]
+            drafts = [draft_evidence(policy, study, output) for study, _, output in seen]
+            yield batch, [texts[index] for index in range(len(batch))], write_sentences(policy, engine, drafts)
     finally:
         engine.close()
 
@@ -134,18 +155,26 @@ def _signature(cfg: Config, policy: Path, studies: StudySet, split: Split) -> di
     }
 
 
-def _open(out: Path, signature: dict[str, str]) -> dict[str, str]:
-    """The reports that `out` holds already, by id; a line that a killed call left unfinished is cut off."""
+def _open(out: Path, signature: dict[str, str]) -> dict[str, Any]:
+    """The rows that `out` holds already, by id."""
     side = out.with_name(out.name + ".meta.json")
     if not out.exists():
         out.parent.mkdir(parents=True, exist_ok=True)
         side.write_text(json.dumps(signature, indent=2) + "\n")
         out.touch()
+        evidence_file(out).unlink(missing_ok=True)  # of reports that somebody deleted
         return {}
     if not side.is_file() or json.loads(side.read_text()) != signature:
         raise UserError(f"{out} holds reports of another policy or other studies; delete it or choose another --out")
-    text = out.read_text(encoding="utf-8")
+    return _whole_lines(out)
+
+
+def _whole_lines(path: Path) -> dict[str, Any]:
+    """The rows of a file by id (none if it is not there); a line that a killed call left unfinished is cut off."""
+    if not path.exists():
+        return {}
+    text = path.read_text(encoding="utf-8")
     whole = text[: text.rfind("\n") + 1]
     if whole != text:
-        out.write_text(whole, encoding="utf-8")
-    return {row["id"]: row["hypothesis"] for row in map(json.loads, whole.splitlines())}
+        path.write_text(whole, encoding="utf-8")
+    return {row["id"]: row for row in map(json.loads, whole.splitlines())}

@@ -2,18 +2,22 @@
 
 Contract: runs in the driver, which holds no model. Everything that it learns of a run stands in the run directory:
 `config.yaml`, `metrics.jsonl`, `tensorboard/`, `initial/` and `warm_start/` (policies), `checkpoints/`,
-`samples_{sft,rl}.jsonl`, `summary.json`. The roles' own logs are Ray's.
+`samples_{sft,rl}.jsonl` and `evidence_{sft,rl}.jsonl` (reports, and what was seen in the regions),
+`per_study_{sft,rl}.csv` (their measures), `summary.json`. The roles' own logs are Ray's. `stage` says how far the job
+goes.
 """
 
 from __future__ import annotations
 
+import csv
 import json
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -26,16 +30,25 @@ from learner import plan
 from learner.algorithm import ReportRL, ReportRLConfig
 from learner.checkpoints import latest_checkpoint, read_state
 from learner.evaluation import controls
-from learner.evaluation.measures import Evaluation, evaluate
+from learner.evaluation.measures import Evaluation, evaluate, study_table
+from learner.evaluation.regions import RegionMeasures, measure_regions
 from learner.progress import Show
 from learner.rewards import connected, start_rewards
-from learner.summary import build_summary, print_summary, write_summary
+from learner.summary import (
+    Summary,
+    about_run,
+    build_regions_summary,
+    build_summary,
+    print_summary,
+    write_summary,
+)
 from learner.tracking import PeakMemory, Tracker
 from reward_server.client import RewardClient
 from reward_server.spec import reward_from_components
 from rrg.data import StudySet, load_studies
 from rrg.data.study import Study
-from rrg.model.backbone import FeatureStore
+from rrg.model.backbone import FeatureStore, make_store
+from rrg.model.evidence import Evidence, evidence_line, read_evidence_file
 
 # What the live line of an RL step shows.
 SHOWN = {
@@ -49,6 +62,9 @@ SHOWN = {
     "seconds_sync": "sync s",
 }
 
+# Makes the summary of what was measured; told about the run as a whole at its end.
+Summarize = Callable[[Mapping[str, Any]], Summary]
+
 
 def run_job(cfg: Config, run_dir: Path) -> None:
     """Runs every phase that the run directory does not hold yet, and writes and prints the summary."""
@@ -56,7 +72,7 @@ def run_job(cfg: Config, run_dir: Path) -> None:
     show.line(f"run directory: {run_dir}")
     with PeakMemory() as memory:
         with show.phase("data"):
-            studies, store = prepare_data(cfg, show)
+            studies = prepare_data(cfg, show)
         with show.phase("set-up"):
             stack = ExitStack()
             algo, client = stack.enter_context(_started(cfg, run_dir, show))
@@ -69,38 +85,65 @@ def run_job(cfg: Config, run_dir: Path) -> None:
                 algo.begin_rl(checkpoint)
             if checkpoint is not None:
                 show.line(f"resumed from {checkpoint}: {algo.rl_step} RL steps done")
-            with show.phase("evaluation of the warm start"):
-                sft = evaluate_policy(cfg, run_dir, "sft", algo, client, studies)
-                tracker.log("evaluation", 0, scalars(sft))
-            with show.phase("reinforcement learning"):
-                reinforce(cfg, run_dir, algo, tracker, show)
-            with show.phase("evaluation of the RL policy"):
-                rl = evaluate_policy(cfg, run_dir, "rl", algo, client, studies)
-                tracker.log("evaluation", algo.rl_step, scalars(rl))
-            with show.phase("controls"):
-                constant = evaluate_controls(cfg, client, studies, store)
+            if cfg.stage == "regions":
+                summarize = regions_only(run_dir, algo, studies, show)
+            else:
+                summarize = reports_and_rl(cfg, run_dir, algo, client, studies, tracker, show)
             tracker.close()
-            backend = client.describe().backend
-    summary = build_summary(
-        sft, rl, constant, backend, cfg.data.name, show.seconds, memory.peak_gb, cfg.evaluation, cfg.seed
-    )
+    summary = summarize(about_run(cfg, show.seconds, memory.peak_gb))
     write_summary(run_dir / "summary.json", summary)
     print_summary(summary, show.console)
     show.line(f"all of it: {run_dir}")
 
 
-def prepare_data(cfg: Config, show: Show) -> tuple[StudySet, FeatureStore]:
-    """Reads the studies (rendering X-rays that are not cached yet) and the backbone's features of their images."""
+def prepare_data(cfg: Config, show: Show) -> StudySet:
+    """Reads the studies (rendering X-rays that are not cached yet) and prepares their images."""
     studies = load_studies(cfg.data, progress=show.advance)
-    store = FeatureStore(cfg.data, cfg.model)
-    store.prepare(list(studies.studies.values()), progress=show.advance)
+    make_store(cfg.data, cfg.model).prepare(list(studies), progress=show.advance)
     for problem in studies.problems[:10]:
         show.line(f"skipped: {problem.file}: {problem.field}: {problem.reason}")
     counts = ", ".join(f"{name} {len(studies.split(name))}" for name in ("train", "val", "test"))
     show.line(f"studies: {counts}; skipped {len(studies.problems)}")
     for reason, count in studies.skipped.items():
         show.line(f"left out: {count} studies: {reason}")
-    return studies, store
+    return studies
+
+
+def regions_only(run_dir: Path, algo: ReportRL, studies: StudySet, show: Show) -> Summarize:
+    """What is left to do after stage=regions: to see how well the regions of the test studies are seen."""
+    with show.phase("evaluation of the regions"):
+        path, test = run_dir / "evidence_regions.jsonl", studies.split("test")
+        if not path.exists():
+            written = algo.generate([study.id for study in test], evidence=True)  # no reports: `actors.rollout`
+            _write_whole(path, "".join(evidence_line(t.study_id, t.evidence or ()) for t in written))
+        measures = measure_regions(read_evidence_file(path), test, studies.split("train"))
+    return partial(build_regions_summary, measures)
+
+
+def reports_and_rl(
+    cfg: Config,
+    run_dir: Path,
+    algo: ReportRL,
+    client: RewardClient,
+    studies: StudySet,
+    tracker: Tracker,
+    show: Show,
+) -> Summarize:
+    """The evaluation of the warm start, RL and its evaluation (unless the run ends before), and the controls."""
+    rl, regions = None, {}
+    with show.phase("evaluation of the warm start"):
+        sft, regions["sft"] = evaluate_policy(cfg, run_dir, "sft", algo, client, studies)
+        tracker.log("evaluation", 0, scalars(sft))
+    if cfg.stage == "all":
+        with show.phase("reinforcement learning"):
+            reinforce(cfg, run_dir, algo, tracker, show)
+        with show.phase("evaluation of the RL policy"):
+            rl, regions["rl"] = evaluate_policy(cfg, run_dir, "rl", algo, client, studies)
+            tracker.log("evaluation", algo.rl_step, scalars(rl))
+    with show.phase("controls"):
+        constant = evaluate_controls(cfg, client, studies)
+    backend = client.describe().backend
+    return lambda about: build_summary(sft, rl, constant, regions, backend, about, cfg.evaluation, cfg.seed)
 
 
 @contextmanager
@@ -174,29 +217,47 @@ def reinforce(cfg: Config, run_dir: Path, algo: ReportRL, tracker: Tracker, show
 
 def evaluate_policy(
     cfg: Config, run_dir: Path, name: str, algo: ReportRL, client: RewardClient, studies: StudySet
-) -> Evaluation:
-    """Greedy reports for the test studies, kept in `samples_NAME.jsonl`, and their measures.
+) -> tuple[Evaluation, RegionMeasures | None]:
+    """Greedy reports for the test studies and their measures (of each study in `per_study_NAME.csv`), and those of the
+    regions."""
+    test = studies.split("test")
+    texts, evidence = write_reports(run_dir, name, algo, studies)
+    evaluation = _evaluate(cfg, client, test, [texts[study.id] for study in test])
+    with (run_dir / f"per_study_{name}.csv").open("w", encoding="utf-8", newline="") as file:
+        header, rows = study_table(evaluation)
+        csv.writer(file, lineterminator="\n").writerows([header, *rows])
+    return evaluation, measure_regions(evidence, test, studies.split("train"))
 
-    A resumed run takes the reports from that file, for the weights that wrote them are gone.
+
+def write_reports(
+    run_dir: Path, name: str, algo: ReportRL, studies: StudySet
+) -> tuple[dict[str, str], dict[str, Evidence]]:
+    """Greedy reports and evidence of the test studies by id, kept in `samples_NAME.jsonl` and `evidence_NAME.jsonl`.
+
+    A resumed run takes both from the files, for the weights that wrote them are gone.
     """
     test = studies.split("test")
-    path = run_dir / f"samples_{name}.jsonl"
-    if path.exists():
-        texts = {row["id"]: row["hypothesis"] for row in map(json.loads, path.read_text().splitlines())}
-    else:
-        texts = {t.study_id: t.text for t in algo.generate([study.id for study in test])}
-        rows = [{"id": s.id, "reference": s.target, "hypothesis": texts[s.id]} for s in test]
-        partial_path = path.with_suffix(".tmp")
-        partial_path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-        partial_path.replace(path)
-    return _evaluate(cfg, client, test, [texts[study.id] for study in test])
+    samples, beside = run_dir / f"samples_{name}.jsonl", run_dir / f"evidence_{name}.jsonl"
+    if not samples.exists():
+        written = algo.generate([study.id for study in test], evidence=True)
+        rows = [{"id": t.study_id, "reference": studies[t.study_id].target, "hypothesis": t.text} for t in written]
+        _write_whole(beside, "".join(evidence_line(t.study_id, t.evidence or ()) for t in written))
+        _write_whole(samples, "".join(json.dumps(row) + "\n" for row in rows))
+    texts = {row["id"]: row["hypothesis"] for row in map(json.loads, samples.read_text().splitlines())}
+    return texts, read_evidence_file(beside) if beside.exists() else {}  # older runs have none
 
 
-def evaluate_controls(
-    cfg: Config, client: RewardClient, studies: StudySet, store: FeatureStore
-) -> dict[str, Evaluation]:
+def _write_whole(path: Path, text: str) -> None:
+    partial_path = path.with_suffix(".tmp")
+    partial_path.write_text(text, encoding="utf-8")
+    partial_path.replace(path)
+
+
+def evaluate_controls(cfg: Config, client: RewardClient, studies: StudySet) -> dict[str, Evaluation]:
     """The measures of reports that need no policy: constants and nearest neighbours (`learner.evaluation.controls`)."""
     train, test = studies.split("train"), studies.split("test")
+    store = FeatureStore(cfg.data, cfg.model)  # of the backbone as it was before any training
+    store.prepare([*train, *test])
     reward = partial(reward_from_components, cfg=cfg.reward)
     texts = controls.all_controls(
         train, test, _pooled(store, train), _pooled(store, test), client.score, reward, cfg.evaluation, cfg.seed

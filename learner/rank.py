@@ -1,7 +1,7 @@
 """One DeepSpeed rank of the learner, run as a Ray actor. All ranks get every call, with the same arguments.
 
 Contract: the driver imports this module, so torch and DeepSpeed are imported where they are used; a rank does nothing
-until `start`, and its process has the variables of `learner.environment`. A *phase* (the warm start's "extractor" and
+until `start`, and its process has the variables of `learner.environment`. A *phase* (the warm start's "regions" and
 "policy", then "rl") begins from a saved policy with a fresh optimizer. Random numbers of a step depend on (seed, phase,
 step, rank) only, so nothing of them needs to be saved, and a restored rank goes on bit for bit.
 """
@@ -11,8 +11,9 @@ from __future__ import annotations
 import hashlib
 import shutil
 import socket
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,8 +25,7 @@ from rrg.errors import UserError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from rrg.model.features import FeatureBatch
-    from rrg.model.policy import ReportPolicy
+    from rrg.model.policy import PolicyInputs, ReportPolicy
 
 
 # Folders in the run directory.
@@ -35,7 +35,7 @@ WARM_START = "warm_start"
 
 @dataclass(frozen=True)
 class RankInfo:
-    """What a started rank tells the driver."""
+    """What a started rank tells the driver; `warm_start_total` are the steps of the stages that the run is to do."""
 
     warm_start_total: int
     parameters: int
@@ -75,7 +75,8 @@ class DeepSpeedRank:
         """Answers when `start` is done; raises the error that it ended with."""
         if self._failure is not None:
             raise self._failure
-        return RankInfo(len(self._schedule), sum(p.numel() for p in self._policy.parameters()))
+        steps = self._schedule.regions_steps if self._config.stage == "regions" else len(self._schedule)
+        return RankInfo(steps, sum(p.numel() for p in self._policy.parameters()))
 
     def _prepare(self, address: tuple[str, int]) -> None:
         """Join the process group, load the studies and build the policy."""
@@ -84,7 +85,7 @@ class DeepSpeedRank:
         from learner.engine import device_of, join_process_group
         from learner.sft import sft_schedule
         from rrg.data import load_studies
-        from rrg.model.backbone import FeatureStore
+        from rrg.model.backbone import make_store
         from rrg.model.build import build_policy
 
         config = self._config
@@ -94,11 +95,21 @@ class DeepSpeedRank:
         )
         self._device = device_of(config.learner)
         self._studies = load_studies(config.data).studies
-        self._store = FeatureStore(config.data, config.model)
+        self._store = make_store(config.data, config.model)
         train = [study for study in self._studies.values() if study.split == "train"]
         self._schedule = sft_schedule(config.learner.sft, train, config.seed)
         reports = [study.target for study in train]
-        policy = build_policy(config.model, reports, config.seed, image_size=config.data.image_size)
+        policy = build_policy(
+            config.model,
+            reports,
+            config.seed,
+            grid=self._store.grid,
+            channels=self._store.channels,
+            target=config.data.target,
+            cache_dir=config.data.cache_dir,
+            image_size=config.data.image_size,
+        )
+        policy.check_room(config.rollout)
         self._write_initial_policy(policy)
         self._open(policy, self._schedule[0].stage)
 
@@ -120,23 +131,27 @@ class DeepSpeedRank:
 
     def _warm_start_step(self, index: int) -> dict[str, float]:
         from learner.engine import backward_sum, optimizer_step, reduce_over_ranks
-        from learner.sft import collate, sft_loss
+        from learner.sft import SFTTotals, sft_loss, sft_micro_batches, sft_totals
 
-        step = self._schedule[index]
+        config, step = self._config, self._schedule[index]
         if step.first_of_stage and step.stage != self._phase:
             self._next_stage(step.stage)
         self._seed(index)
         self._policy.train()
-        # Fewer studies than ranks: the last rank repeats one with weight zero, for collective calls must line up.
-        mine = step.study_ids[self._rank :: self._world_size] or step.study_ids[:1]
-        share = len(step.study_ids[self._rank :: self._world_size]) / len(step.study_ids)
-        studies = [self._studies[name] for name in mine]
-        batch = collate(self._policy, self._store, studies, self._config.rollout.max_new_tokens).to(self._device)
-        loss, metrics = sft_loss(self._engine, batch, step.stage, self._config.learner.sft)
-        backward_sum(self._engine, loss * share)
+        studies = [self._studies[name] for name in step.study_ids]
+        batches = sft_micro_batches(
+            self._policy, self._store, studies, config, step, rank=self._rank, world_size=self._world_size
+        )
+        mine = asdict(sft_totals(batches, config.learner.sft))
+        totals = SFTTotals(**reduce_over_ranks(mine, "sum", self._device))
+        sums: Counter[str] = Counter()
+        for batch in batches:
+            loss, metrics = sft_loss(self._engine, batch.to(self._device), step.stage, config.learner.sft, totals)
+            backward_sum(self._engine, loss)
+            sums.update(metrics)
         taken = optimizer_step(self._engine, step.lr)
-        weighed = {name: value * share for name, value in {"loss": float(loss.detach()), **metrics}.items()}
-        return {**reduce_over_ranks(weighed, "sum", self._device), **taken, "stage": float(step.stage == "policy")}
+        metrics = reduce_over_ranks(dict(sums), "sum", self._device)
+        return {**metrics, **taken, "stage": float(step.stage == "policy")}
 
     def end_warm_start(self) -> None:
         """Save the policy where RL begins."""
@@ -180,7 +195,7 @@ class DeepSpeedRank:
             self._engine,
             self._reference,
             trajectories,
-            load_features=self._features,
+            load_inputs=self._inputs,
             config=self._config,
             rank=self._rank,
             world_size=self._world_size,
@@ -195,7 +210,8 @@ class DeepSpeedRank:
 
         if self._rank > 0:
             return None
-        arrays = {name: _as_array(value) for name, value in self._policy.state_dict().items()}
+        tensors = self._policy.export_tensors(self._config.model.llm.broadcast)
+        arrays = {name: _as_array(value) for name, value in tensors.items()}
         return WeightsRef(version, ray.put(arrays), self._policy.canary())
 
     def export_policy(self, folder: str) -> None:
@@ -219,22 +235,24 @@ class DeepSpeedRank:
 
     def _open(self, policy: ReportPolicy, phase: Phase) -> None:
         """Put `policy` under a fresh engine that trains what `phase` trains."""
-        from learner.engine import make_engine
+        from learner.engine import ParameterGroup, make_engine
         from learner.sft import stage_parameters
 
         learner = self._config.learner
         self._policy = policy.to(self._device)
         self._phase = phase
+        seeing, writing = stage_parameters(policy, "policy" if phase == "rl" else phase, self._config)
+        scale = 1.0 if phase == "rl" else learner.sft.llm_lr_scale
         self._engine = make_engine(
             self._policy,
-            policy.parameters() if phase == "rl" else stage_parameters(policy, phase),
+            [ParameterGroup(seeing), ParameterGroup(writing, scale)],
             learner,
             weight_decay=0.0 if phase == "rl" else learner.sft.weight_decay,
             bf16=self._config.model.dtype == "bfloat16",
         )
 
-    def _features(self, study_ids: Sequence[str]) -> FeatureBatch:
-        return self._store.load_batch([self._studies[name] for name in study_ids])
+    def _inputs(self, study_ids: Sequence[str]) -> PolicyInputs:
+        return self._policy.inputs([self._studies[name] for name in study_ids], self._store)
 
     def _seed(self, step: int) -> None:
         import torch

@@ -7,8 +7,9 @@ JSON: an undefined measure is null. A goal that was not reached is said to be no
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from operator import methodcaller
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from configs.schema import EvalConfig
+from configs.schema import Config, EvalConfig
 from learner.evaluation.bootstrap import Interval
 from learner.evaluation.controls import CONSTANT
 from learner.evaluation.direction import arrow
 from learner.evaluation.measures import Evaluation, Metric, compare
+from learner.evaluation.regions import AUROC_GOAL, GROUPS, IOU_GOAL, RegionMeasures
+from learner.evaluation.regiontable import print_regions
 
 FINDING_F1_GOAL = 0.45
 """The least finding F1 of a warm start that is worth reinforcing: below, the policy hardly sees the image."""
@@ -35,6 +38,7 @@ _TEXT_ROWS = ("bleu1", "bleu2", "bleu3", "bleu4", "rougeL", "unique", "unique_sh
 _DIGITS = {"unique": 0, "words": 1}
 _POLICY_COLUMNS = 4  # metric, warm start, RL, difference
 _GUTTER = 2  # characters between columns
+_REGION_TITLES = {"regions": "after stage=regions", "sft": "warm start", "rl": "RL"}
 _ORACLE = "nearest_findings"
 
 RENDERED = "rendered_"
@@ -52,53 +56,74 @@ class Goal:
 
 def build_summary(
     sft: Evaluation,
-    rl: Evaluation,
+    rl: Evaluation | None,
     controls: Mapping[str, Evaluation],
+    regions: Mapping[str, RegionMeasures | None],
     reward_backend: str,
-    data: str,
-    seconds: Mapping[str, float],
-    peak_rss_gb: float,
+    about: Mapping[str, Any],
     cfg: EvalConfig,
     seed: int,
 ) -> Summary:
-    """The content of `summary.json`, all evaluations being of the same studies and seed.
+    """The content of `summary.json`, all evaluations being of the same studies and seed; `rl` is None for a run that
+    ends with the warm start, and so are then "rl" and "rl_minus_sft".
 
     {"sft" and "rl": {metric: value}, "controls": {name: {metric: value}},
-    "rl_minus_sft": {metric: [difference, low, high]}, "goals": [{goal, reached, detail}], "reward_backend", "data" (the
-    loader), "images" ("rendered X-rays" or "X-rays"), "studies", "finding_truth", "permutations", "bootstrap",
-    "seconds": {phase: s}, "peak_rss_gb"}; metrics as in `Evaluation`.
+    "rl_minus_sft": {metric: [difference, low, high]}, "regions": {"sft" and "rl": `measure_regions`, or None},
+    "goals": [{goal, reached, detail}], "reward_backend", "studies", "finding_truth", "permutations", "bootstrap"} and
+    `about`; metrics as in `Evaluation`.
     """
-    gains = compare(rl, sft, cfg, seed)
-    constants = {name: controls[name] for name in CONSTANT if name in controls}
-    over_constants = {name: compare(rl, control, cfg, seed)["reward"] for name, control in constants.items()}
+    gains = None if rl is None else compare(rl, sft, cfg, seed)
+    found = warm_start_goals(sft)
+    if rl is not None and gains is not None:
+        constants = {name: controls[name] for name in CONSTANT if name in controls}
+        found += rl_goals(gains, {name: compare(rl, one, cfg, seed)["reward"] for name, one in constants.items()})
     return {
         "sft": sft.metrics,
-        "rl": rl.metrics,
+        "rl": None if rl is None else rl.metrics,
         "controls": {name: control.metrics for name, control in controls.items()},
-        "rl_minus_sft": {name: list(gain) for name, gain in gains.items()},
-        "goals": [asdict(goal) for goal in goals(sft, rl, gains, over_constants)],
+        "rl_minus_sft": None if gains is None else {name: list(gain) for name, gain in gains.items()},
+        "regions": dict(regions),
+        "goals": [asdict(goal) for goal in [*found, *region_goals(regions)]],
         "reward_backend": reward_backend,
-        "data": data,
-        "images": "rendered X-rays" if data.startswith(RENDERED) else "X-rays",
         "studies": len(sft.study_ids),
         "finding_truth": sft.finding_truth,
         "permutations": cfg.permutations,
         "bootstrap": cfg.bootstrap,
+        **about,
+    }
+
+
+def about_run(cfg: Config, seconds: Mapping[str, float], peak_rss_gb: float) -> dict[str, Any]:
+    """{"stage", "data" (loader), "images" ("rendered X-rays" or "X-rays"), "seconds": {phase: s}, "peak_rss_gb"}."""
+    return {
+        "stage": cfg.stage,
+        "data": cfg.data.name,
+        "images": "rendered X-rays" if cfg.data.name.startswith(RENDERED) else "X-rays",
         "seconds": dict(seconds),
         "peak_rss_gb": peak_rss_gb,
     }
 
 
-def goals(
-    sft: Evaluation, rl: Evaluation, gains: Mapping[str, Interval], over_constants: Mapping[str, Interval]
-) -> list[Goal]:
-    """What is asked of the warm start and of RL; `over_constants` is RL's reward minus every constant control's."""
-    gap = sft.statistics["shuffle_gap"].value, *_numbers(sft.metrics["shuffle_gap"])[1:]
+def build_regions_summary(measures: RegionMeasures | None, about: Mapping[str, Any]) -> Summary:
+    """`summary.json` of a run with stage=regions: {"regions": {"regions": `measure_regions`}, "goals"} and `about`."""
+    regions = {"regions": measures}
+    return {"regions": regions, "goals": [asdict(goal) for goal in region_goals(regions)], **about}
+
+
+def warm_start_goals(sft: Evaluation) -> list[Goal]:
+    """Whether the warm start sees the image at all."""
+    gap = Interval(sft.statistics["shuffle_gap"].value, *_numbers(sft.metrics["shuffle_gap"])[1:])
     f1 = sft.statistics["finding_f1"].value
+    return [
+        Goal("warm start: shuffle gap above 0", gap.low > 0, _spread(gap)),
+        Goal(f"warm start: finding F1 at least {FINDING_F1_GOAL}", f1 >= FINDING_F1_GOAL, f"{f1:.3f}"),
+    ]
+
+
+def rl_goals(gains: Mapping[str, Interval], over_constants: Mapping[str, Interval]) -> list[Goal]:
+    """What is asked of RL: `gains` over the warm start, `over_constants` its reward minus each constant control's."""
     reward = gains["reward"]
     return [
-        Goal("warm start: shuffle gap above 0", gap[1] > 0, _spread(Interval(*gap))),
-        Goal(f"warm start: finding F1 at least {FINDING_F1_GOAL}", f1 >= FINDING_F1_GOAL, f"{f1:.3f}"),
         Goal("RL: reward above the warm start's", reward.low > 0, _spread(reward)),
         Goal(
             "RL: reward above every constant control's",
@@ -110,6 +135,26 @@ def goals(
     ]
 
 
+def region_goals(regions: Mapping[str, RegionMeasures | None]) -> list[Goal]:
+    """What is asked of the last policy's regions on rendered X-rays, where the truth is known exactly."""
+    measures = list(regions.values())[-1] if regions else None
+    found: list[Goal] = []
+    if measures is not None and measures["truth"]["boxes"] == "rendered":
+        iou = {group: measures["groups"][group]["iou"] for group in GROUPS}
+        reached = all(value is not None and value >= IOU_GOAL for value in iou.values())
+        detail = ", ".join(f"{group} {_cell(value, 3)}" for group, value in iou.items())
+        found.append(Goal(f"regions: box IoU at least {IOU_GOAL}", reached, detail))
+    if measures is not None and measures["truth"]["labels"] == "rendered":
+        auroc = {name: one["auroc"] for name, one in measures["regions"].items() if one["auroc"] is not None}
+        if auroc:
+            least = min(auroc, key=lambda name: auroc[name])
+            detail = f"least of {len(auroc)} regions: {least} {auroc[least]:.3f}"
+            found.append(
+                Goal(f"regions: AUROC of significance at least {AUROC_GOAL}", auroc[least] >= AUROC_GOAL, detail)
+            )
+    return found
+
+
 def write_summary(path: Path, summary: Summary) -> None:
     """Writes `summary.json`; raises ValueError for a number that JSON cannot hold (NaN, infinity)."""
     text = json.dumps(summary, indent=2, allow_nan=False)
@@ -117,16 +162,23 @@ def write_summary(path: Path, summary: Summary) -> None:
 
 
 def print_summary(summary: Summary, console: Console) -> None:
-    """Prints the table (in two parts on a terminal of less than about 100 columns), the goals, the time and memory."""
-    header, rows = table_cells(summary)
-    parts = [list(range(len(header)))]
-    if sum(width + _GUTTER for width in _widths(header, rows)) > console.width:
-        parts = [parts[0][:_POLICY_COLUMNS], [0, *parts[0][_POLICY_COLUMNS:]]]
-    tables = [_table(*_select(header, rows, part)) for part in parts]
+    """Prints the table of reports if there is one (in two parts on a terminal of less than about 100 columns), that of
+    the regions, the goals, the time and memory."""
+    if "sft" in summary:
+        header, rows = table_cells(summary)
+        parts = [list(range(len(header)))]
+        if sum(width + _GUTTER for width in _widths(header, rows)) > console.width:
+            policies = _POLICY_COLUMNS if summary["rl"] is not None else 2
+            parts = [parts[0][:policies], [0, *parts[0][policies:]]]
+        tables = [_table(*_select(header, rows, part)) for part in parts]
+        console.print(Text(table_title(summary), style="bold"), *tables, sep="\n")
+    for name, measures in summary["regions"].items():
+        if measures is not None:
+            print_regions(measures, console, _REGION_TITLES[name])
     lines = [_goal_line(Goal(**goal)) for goal in summary["goals"]]
     seconds = ", ".join(f"{phase} {s:.0f} s" for phase, s in summary["seconds"].items())
     lines.append(Text(f"{seconds}; at most {summary['peak_rss_gb']:.1f} GB of memory"))
-    console.print(Text(table_title(summary), style="bold"), *tables, *lines, sep="\n")
+    console.print(*lines, sep="\n")
 
 
 def markdown_table(summary: Summary) -> str:
@@ -147,25 +199,30 @@ def table_title(summary: Summary) -> str:
 def table_cells(summary: Summary) -> tuple[list[str], list[list[str]]]:
     """The table as text: its column titles, and one row a metric (three for the shuffle gap, with its interval)."""
     titles = [_title(name) for name in summary["controls"]]
-    header = [f"{summary['images']}, {summary['reward_backend']} reward", "warm start", "RL"]
-    header += ["RL - warm start [95 %]", *titles]
-    systems: list[Mapping[str, Metric]] = [summary["sft"], summary["rl"], *summary["controls"].values()]
+    rl, gains = summary["rl"], summary["rl_minus_sft"] or {}
+    header = [f"{summary['images']}, {summary['reward_backend']} reward", "warm start"]
+    header += [] if rl is None else ["RL", "RL - warm start [95 %]"]
+    policies: list[Mapping[str, Metric]] = [summary["sft"], *([] if rl is None else [rl])]
+    controls: list[Mapping[str, Metric]] = list(summary["controls"].values())
     rows: list[list[str]] = []
+
+    def add(label: str, value_of: Callable[[Mapping[str, Metric]], Metric], gain: str = "", digits: int = 3) -> None:
+        cells = [_cell(value_of(metrics), digits) for metrics in [*policies, *controls]]
+        between = [] if rl is None else [gain]
+        rows.append([label, *cells[: len(policies)], *between, *cells[len(policies) :]])
+
     for name in _row_names(summary["sft"]):
-        values = [metrics.get(name) for metrics in systems]
-        gain = summary["rl_minus_sft"].get(name)
-        rows.append(
-            _row(
-                name + arrow(name),
-                values,
-                _spread(Interval(*gain)) if gain else "",
-                _DIGITS.get(name, 3),
-            )
+        gain = gains.get(name)
+        add(
+            name + arrow(name),
+            methodcaller("get", name),
+            _spread(Interval(*gain)) if gain else "",
+            _DIGITS.get(name, 3),
         )
         if name == "shuffle_gap":
-            rows.append(_row("  95 % from", [_numbers(value)[1] for value in values]))
-            rows.append(_row("  95 % to", [_numbers(value)[2] for value in values]))
-    return header, rows
+            add("  95 % from", lambda metrics: _numbers(metrics["shuffle_gap"])[1])
+            add("  95 % to", lambda metrics: _numbers(metrics["shuffle_gap"])[2])
+    return [*header, *titles], rows
 
 
 def _table(header: list[str], rows: list[list[str]]) -> Table:
@@ -184,11 +241,6 @@ def _widths(header: list[str], rows: list[list[str]]) -> list[int]:
 
 def _select(header: list[str], rows: list[list[str]], columns: list[int]) -> tuple[list[str], list[list[str]]]:
     return [header[index] for index in columns], [[cells[index] for index in columns] for cells in rows]
-
-
-def _row(label: str, values: Sequence[Metric], gain: str = "", digits: int = 3) -> list[str]:
-    cells = [_cell(value, digits) for value in values]
-    return [label, *cells[:2], gain, *cells[2:]]
 
 
 def _row_names(metrics: Mapping[str, Metric]) -> list[str]:

@@ -23,20 +23,19 @@ from learner.advantages import grpo_advantages
 from learner.batching import micro_batch_rounds, split_groups
 from learner.engine import backward_sum, optimizer_step, reduce_over_ranks
 from learner.losses import LossParts, TokenBatch, policy_loss, summarise
-from rrg.model.features import FeatureBatch
-from rrg.model.policy import ReportPolicy
+from rrg.model.policy import PolicyInputs, ReportPolicy
 
-LoadFeatures = Callable[[Sequence[str]], FeatureBatch]
+LoadInputs = Callable[[Sequence[str]], PolicyInputs]
 
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """One rank's share of a round: `rows` samples [B, T], `counts` [studies] of them for each study in `features`.
+    """One rank's share of a round: `rows` samples [B, T], `counts` [studies] of them for each study in `inputs`.
 
     `weighed` is `mask`, or all false where the rank has no samples in the round and only keeps step with the others.
     """
 
-    features: FeatureBatch
+    inputs: PolicyInputs
     counts: Tensor
     ids: Tensor
     mask: Tensor
@@ -52,7 +51,7 @@ def rl_update(
     reference: ReportPolicy,
     trajectories: Sequence[Trajectory],
     *,
-    load_features: LoadFeatures,
+    load_inputs: LoadInputs,
     config: Config,
     rank: int,
     world_size: int,
@@ -78,7 +77,7 @@ def rl_update(
     parts = split_groups([t.study_id for t in usable], config.learner.rl.minibatches)
     plan = [
         [
-            _assemble([usable[i] for i in rows], value[rows], load_features, device, weighed=weighed)
+            _assemble([usable[i] for i in rows], value[rows], load_inputs, device, weighed=weighed)
             for rows, weighed in _column(part, usable, config, rank=rank, world_size=world_size)
         ]
         for part in parts
@@ -130,8 +129,7 @@ def _column(
     A rank without samples in a round computes another rank's with weight zero, for collective calls must line up.
     """
     rounds = micro_batch_rounds(
-        [len(usable[i].token_ids) for i in part],
-        prompt_length=max(usable[i].prompt_length for i in part),
+        [usable[i].prompt_length + len(usable[i].token_ids) for i in part],
         token_budget=config.learner.micro_batch_tokens,
         world_size=world_size,
     )
@@ -141,7 +139,7 @@ def _column(
 def _assemble(
     samples: Sequence[Trajectory],
     advantages: npt.NDArray[np.float32],
-    load_features: LoadFeatures,
+    load_inputs: LoadInputs,
     device: torch.device,
     *,
     weighed: bool,
@@ -158,7 +156,7 @@ def _assemble(
         behaviour[row, :count] = torch.from_numpy(np.array(t.logprobs, dtype=np.float32))
         mask[row, :count] = True
     return MicroBatch(
-        features=load_features(list(studies)).to(device),
+        inputs=load_inputs(list(studies)).to(device),
         counts=torch.tensor(list(studies.values()), device=device),
         ids=ids.to(device),
         mask=mask.to(device),
@@ -205,7 +203,7 @@ def _forward_loss(engine: Any, micro: MicroBatch, settings: RLConfig, temperatur
 
 
 def _logprobs(model: Any, micro: MicroBatch, temperature: float) -> tuple[Tensor, Tensor]:
-    output = model(micro.features, micro.ids, micro.mask, temperature, micro.counts)
+    output = model(micro.inputs, micro.ids, micro.mask, temperature, micro.counts)
     return output.logprobs, output.entropy
 
 

@@ -76,6 +76,8 @@ class RewardServer:
                 ("grpc.so_reuseport", 0),  # a port in use is an error
                 ("grpc.max_connection_age_ms", _CONNECTION_AGE_MS),
                 ("grpc.http2.min_recv_ping_interval_without_data_ms", _FASTEST_PING_MS),
+                # A client that has nothing to ask for a while (a long warm start) is not hung up on.
+                ("grpc.keepalive_permit_without_calls", 1),
             ],
         )
         reward_pb2_grpc.add_RewardServiceServicer_to_server(self._service, self._server)  # type: ignore[no-untyped-call]

@@ -52,6 +52,7 @@ def _run_arguments(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--checkpoint", default="latest", metavar="NAME", help="warm_start, latest or a folder (latest)")
     group.add_argument("--out", metavar="FILE", help="JSON lines of the reports; one that is there is gone on with")
     group.add_argument("--limit", type=_positive, metavar="N", help="only the first N studies of the split")
+    group.add_argument("--regions", action="store_true", help="table of boxes, significance and findings of regions")
 
 
 def _data_arguments(group: argparse._ArgumentGroup) -> None:
@@ -100,6 +101,9 @@ def _output_arguments(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--per-study", metavar="FILE", help="CSV with a row a study; no report text")
     group.add_argument("--worst", metavar="FILE", help=".html with pictures and reports of the worst studies, or .png")
     group.add_argument("--worst-count", type=_positive, default=20, metavar="N", help="how many (20)")
+    group.add_argument(
+        "--pictures", nargs=2, metavar=("N", "FILE"), help=".html of the first N studies: pictures, regions, reports"
+    )
 
 
 def _positive(text: str) -> int:

@@ -41,6 +41,10 @@ Metric = float | list[float] | None
 """A JSON value: a number, [value, low, high], or None where the measure is undefined."""
 
 
+FINDING_COLUMNS = ("findings_right", "findings_stated", "findings_true")
+"""Counts of each study in `study_table`, what finding precision, recall and F1 are made of."""
+
+
 @dataclass(frozen=True)
 class Evaluation:
     """The measures of one system on a list of studies.
@@ -121,6 +125,16 @@ def compare(first: Evaluation, second: Evaluation, cfg: EvalConfig, seed: int) -
         if name in second.statistics
     }
     return {name: interval for name, interval in found.items() if np.isfinite(interval.value)}
+
+
+def study_table(evaluation: Evaluation) -> tuple[list[str], list[list[str]]]:
+    """Column titles, and a row a study: `id`, `per_study`, `shuffle_gap` (its mean over studies is the gap) and
+    `FINDING_COLUMNS`. No report text."""
+    gap, counts = (evaluation.statistics[name].columns for name in ("shuffle_gap", "finding_f1"))
+    columns = {**evaluation.per_study, "shuffle_gap": gap[:, 0]}
+    columns |= {name: counts[:, index] for index, name in enumerate(FINDING_COLUMNS)}
+    rows = zip(evaluation.study_ids, *(values.tolist() for values in columns.values()), strict=True)
+    return ["id", *columns], [[str(cell) for cell in row] for row in rows]
 
 
 def score_pairs(pairs: Iterable[Pair], score: Scorer) -> dict[Pair, dict[str, float]]:

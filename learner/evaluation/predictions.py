@@ -103,8 +103,7 @@ def _row(fields: Mapping[str, Any], columns: Columns, place: str, number: int) -
     for name in (columns.reference, columns.hypothesis):
         if name not in fields:
             raise UserError(
-                f"{place}: no column {name!r}; it has {names(fields)}; name yours with "
-                "--columns REFERENCE HYPOTHESIS"
+                f"{place}: no column {name!r}; it has {names(fields)}; name yours with --columns REFERENCE HYPOTHESIS"
             )
         if not isinstance(fields[name], str):
             raise UserError(f"{place}: {name} must be text")

@@ -121,9 +121,7 @@ def _entry(
             "p": _number(permutation_p(statistic, baseline, swaps)),
         }
     if controls:
-        entry["controls"] = {
-            control: _against(statistic, other, way, resamples) for control, other in controls.items()
-        }
+        entry["controls"] = {control: _against(statistic, other, way, resamples) for control, other in controls.items()}
         entry["not_told_from"] = [control for control, found in entry["controls"].items() if found["told"] is False]
     return entry
 

@@ -91,7 +91,7 @@ def control_reports(
 def _features(
     configs: tuple[DataConfig, ModelConfig], studies: Sequence[Study], progress: Progress
 ) -> npt.NDArray[np.float32]:
-    """One vector a study: the mean over all patches of its images."""
+    """One vector a study: the mean over all patches of its images, by the backbone as it was before any training."""
     from rrg.model.backbone import FeatureStore
 
     store = FeatureStore(*configs)

@@ -7,12 +7,11 @@ from rrg.data.dataset import load_studies
 from rrg.data.findings import FINDINGS, findings_from_mesh
 from rrg.data.images import load_image
 from rrg.data.mentions import findings_in
-from rrg.data.regions import DESCRIPTIONS, REGIONS
+from rrg.data.regions import REGIONS, load_descriptions
 from rrg.data.study import Box, Image, Report, Split, Study, View
 from rrg.data.studyset import Problem, StudySet
 
 __all__ = [
-    "DESCRIPTIONS",
     "FINDINGS",
     "REGIONS",
     "Box",
@@ -25,6 +24,7 @@ __all__ = [
     "View",
     "findings_from_mesh",
     "findings_in",
+    "load_descriptions",
     "load_image",
     "load_studies",
 ]

@@ -48,7 +48,8 @@ def _parser() -> argparse.ArgumentParser:
     converting.add_argument("--images", choices=("link", "copy", "none"), default="link",
                             help="how the images come to images/ (default: %(default)s)")  # fmt: skip
     preparing = commands.add_parser("prepare", help="decode and resize all images ahead of training")
-    preparing.add_argument("--size", type=int, default=224, help="as data.image_size (default: %(default)s)")
+    preparing.add_argument("--size", type=int, default=224,
+                           help="as data.image_size, or the backbone's own (default: %(default)s)")  # fmt: skip
     preparing.add_argument("--ray-address", metavar="ADDRESS", help="decode on a Ray cluster (auto, HOST:PORT, local)")
     sheet = commands.add_parser("sheet", help="draw a contact sheet with captions and boxes")
     sheet.add_argument("--out", type=Path, default=Path("sheet.png"), help="PNG to write (default: %(default)s)")
@@ -101,7 +102,7 @@ def _check(args: argparse.Namespace) -> int:
         args.json.write_text(json.dumps(report.to_json(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     if args.sheet:
         usable = [study for study in sample if study.images and readable(study.images[:1])]
-        ready = list(prepare(usable, dict.fromkeys(SPLITS), "impression", ProblemLog()))
+        ready = list(prepare(usable, dict.fromkeys(SPLITS), "impression", "findings", ProblemLog()))
         if ready:
             draw_sheet(ready, args.columns).save(args.sheet)
         print(f"{len(ready)} studies on {args.sheet}" if ready else "no study for a contact sheet")

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
+from typing import cast, get_args
 
 from configs.schema import DataConfig
 from rrg.data import rendercache
@@ -21,7 +22,7 @@ from rrg.data.mentions import findings_by_region, findings_in
 from rrg.data.render import VERSION, boxes_of
 from rrg.data.rendercache import Progress
 from rrg.data.sections import clean
-from rrg.data.study import Image, Report, Split, Study
+from rrg.data.study import Image, Report, Split, Study, Target
 from rrg.data.studyset import ProblemLog, StudySet
 from rrg.errors import UserError
 
@@ -45,7 +46,7 @@ def load_studies(cfg: DataConfig, progress: Progress | None = None) -> StudySet:
         studies = _rendered_openi(cfg, limits, log, progress)
         settings["renderer"] = VERSION
     else:
-        studies = list(prepare(read_studies(cfg, log), limits, cfg.without_findings, log))
+        studies = list(prepare(read_studies(cfg, log), limits, cfg.without_findings, target_of(cfg), log))
         settings |= {"views": cfg.views, "without_findings": cfg.without_findings}
     if not studies:
         first = f" First of {len(log.problems)} problems: {log.problems[0]}" if log.problems else ""
@@ -67,7 +68,17 @@ def read_studies(cfg: DataConfig, log: ProblemLog) -> Iterator[Study]:
     return FORMATS[cfg.name](source, log)
 
 
-def prepare(studies: Iterable[Study], limits: Limits, without_findings: str, log: ProblemLog) -> Iterator[Study]:
+def target_of(cfg: DataConfig) -> Target:
+    """`data.target`; raises `UserError` for an unknown one."""
+    for target in get_args(Target):
+        if cfg.target == target:
+            return cast(Target, target)
+    raise UserError(f"data.target={cfg.target!r} is unknown; one of {', '.join(get_args(Target))}")
+
+
+def prepare(
+    studies: Iterable[Study], limits: Limits, without_findings: str, target: Target, log: ProblemLog
+) -> Iterator[Study]:
     """Studies as models want them, one at a time; reads no further than `limits` asks for."""
     left = dict(limits)
     seen: set[str] = set()
@@ -77,9 +88,9 @@ def prepare(studies: Iterable[Study], limits: Limits, without_findings: str, log
         remaining = left[study.split]
         if remaining == 0:
             continue
-        ready = _prepared(study, without_findings)
-        if ready is None:
-            log.skip(f"no findings section (data.without_findings={without_findings})")
+        ready = _prepared(study, without_findings, target)
+        if isinstance(ready, str):
+            log.skip(ready)
             continue
         if study.id in seen:
             log.add(f"{study.source} data set: study {study.id}", "id", "occurs twice; the first is kept")
@@ -89,20 +100,23 @@ def prepare(studies: Iterable[Study], limits: Limits, without_findings: str, log
         yield ready
 
 
-def _prepared(study: Study, without_findings: str) -> Study | None:
+def _prepared(study: Study, without_findings: str, target: Target) -> Study | str:
+    """The study ready for training, or why it can't be learnt from."""
     sections = {name: clean(text) for name, text in vars(study.report).items()}
-    if not sections["findings"] and without_findings == "impression":
+    if not sections["findings"] and without_findings == "impression" and target == "findings":
         sections["findings"] = sections["impression"]
-    if not sections["findings"]:
-        return None
-    text = sections["findings"]
+    if target != "impression" and not sections["findings"]:
+        return f"no findings section (data.without_findings={without_findings})"
+    if target != "findings" and not sections["impression"]:
+        return f"no impression section (data.target={target})"
+    study = replace(study, report=Report(**sections), target_sections=target)
+    text = study.target
     findings, by_region = study.findings, study.region_findings
     if findings is None and by_region is not None:
         findings = frozenset(chain.from_iterable(by_region.values()))
     spoken = study.region_sentences
     return replace(
         study,
-        report=Report(**sections),
         region_sentences=spoken and {region: tuple(map(clean, texts)) for region, texts in spoken.items()},
         findings=findings_in(text) if findings is None else findings,
         region_findings=findings_by_region(text) if by_region is None else by_region,
@@ -120,6 +134,7 @@ def _rendered_openi(cfg: DataConfig, limits: Limits, log: ProblemLog, progress: 
     studies: list[Study] = []
     signs_of: dict[str, tuple[Sign, ...]] = {}
     counts = dict.fromkeys(limits, 0)
+    target = target_of(cfg)
     for split, study_id, number in openi.split_ids():
         limit = limits[split]
         if limit is not None and counts[split] >= limit:
@@ -128,9 +143,13 @@ def _rendered_openi(cfg: DataConfig, limits: Limits, log: ProblemLog, progress: 
         if record is None or not clean(record.sections["findings"]):
             log.add(f"{archive}:{number}.xml", "FINDINGS", f"missing or empty, and study {study_id} needs it")
             continue
+        if target != "findings" and not clean(record.sections["impression"]):
+            log.skip(f"no impression section (data.target={target})")
+            continue
         counts[split] += 1
         signs_of[study_id] = signs_from_mesh(record.mesh)
-        studies.append(_rendered(study_id, split, record, signs_of[study_id], folder))
+        study = _rendered(study_id, split, record, signs_of[study_id], folder)
+        studies.append(replace(study, target_sections=target))
     rendercache.render_missing(folder, signs_of, cfg.workers, progress)
     return studies
 

@@ -6,13 +6,17 @@ phrase counts unless a negation governs it. Only abnormal wording makes a findin
 represent atelectasis", "possible effusion") count, as the indexers of Open-i counted them; excluded ones ("rule out
 pneumonia", "less likely infiltrate") don't.
 
+Sentences find their regions by a lexicon of the regions' words and of the findings that each region can hold, as Chest
+ImaGenome's scene graphs were made (Wu et al., NeurIPS Datasets and Benchmarks 2021; after the vocabulary of RadLex,
+Langlotz, RadioGraphics 2006). `python -m benchmarks.region_sentences` measures how well, against coded reports.
+
 It shares no rule with the reward server, so that finding F1 is an independent judge of what the reward trains.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from types import MappingProxyType
 from typing import Final
@@ -101,28 +105,40 @@ def _sides_in(sentence: str) -> tuple[Side, ...]:
     return SIDES if not named or _BOTH.search(sentence) else named
 
 
+def _signs(sentence: str) -> list[Sign]:
+    """The findings that a cleaned sentence states, on the side and in the zone that it names."""
+    zone = next((zone for words, zone in _ZONE_WORDS if words.search(sentence)), None)
+    sides = _sides_in(sentence)
+    return [Sign(finding, sides, zone or usual_zone(finding)) for finding in sorted(_positives(sentence))]
+
+
 def findings_by_region(text: str) -> dict[str, frozenset[str]]:
     """The findings that the text states, by region: side and zone are those that their sentence names."""
-    signs: list[Sign] = []
-    for sentence in sentences(clean(text)):
-        zone = next((zone for words, zone in _ZONE_WORDS if words.search(sentence)), None)
-        for finding in sorted(_positives(sentence)):
-            signs.append(Sign(finding, _sides_in(sentence), zone or usual_zone(finding)))
-    return labels_of(signs)[1]
+    return labels_of(sign for sentence in sentences(clean(text)) for sign in _signs(sentence))[1]
 
 
 def region_sentences(text: str) -> dict[str, list[str]]:
-    """The cleaned sentences that speak of each region, normal ones too; regions without one are left out.
+    """The cleaned sentences about each region, normal ones too; regions without one are left out.
 
-    A sentence about an organ of both sides ("the lungs are clear") belongs to both.
+    A sentence that states findings is about the regions of those findings. Any other is about the regions whose words
+    it has: one about an organ of both sides ("the lungs are clear") belongs to both.
     """
     found: dict[str, list[str]] = {}
     for sentence in sentences(clean(text)):
-        sides = _sides_in(sentence)
-        for region, pattern in _region_patterns().items():
-            side = region.split()[0]
-            if side in SIDES and side not in sides:
-                continue
-            if pattern.search(sentence):
-                found.setdefault(region, []).append(sentence)
+        signs = _signs(sentence)
+        for region in _regions_of(signs) if signs else _regions_named(sentence):
+            found.setdefault(region, []).append(sentence)
     return found
+
+
+def _regions_of(signs: Sequence[Sign]) -> list[str]:
+    holding = frozenset().union(*(sign.regions for sign in signs))
+    return [region for region in REGIONS if region in holding]
+
+
+def _regions_named(sentence: str) -> list[str]:
+    """The regions that have a word in the sentence, on the sides that it names."""
+    sides = _sides_in(sentence)
+    other = tuple(side for side in SIDES if side not in sides)
+    patterns = _region_patterns()
+    return [region for region in REGIONS if not region.startswith(other) and patterns[region].search(sentence)]

@@ -1,8 +1,6 @@
-"""The 29 anatomical regions of Chest ImaGenome, with a short description of each.
+"""The 29 anatomical regions of Chest ImaGenome; their descriptions lie in `regions.yaml`, which names the source.
 
-Names: Wu et al., "Chest ImaGenome Dataset for Clinical Reasoning", NeurIPS Datasets and Benchmarks 2021 (the regions
-with a bounding box; the same 29, in the same wording, as in RGRG, Tanida et al., CVPR 2023). The descriptions are
-ours. "Right" and "left" are the patient's: the patient's right is on the left of the image.
+"Right" and "left" are the patient's: the patient's right is on the left of the image.
 
 Contract: `REGIONS` never changes order, since models store region queries by index.
 """
@@ -10,46 +8,65 @@ Contract: `REGIONS` never changes order, since models store region queries by in
 from __future__ import annotations
 
 from collections.abc import Mapping
-from types import MappingProxyType
+from importlib.resources import files
+from pathlib import Path
 from typing import Final, Literal
+
+import yaml
+
+from rrg.errors import UserError
 
 Side = Literal["right", "left"]
 SIDES: Final[tuple[Side, ...]] = ("right", "left")
 
 _LUNG_PARTS: Final = (
-    ("lung", "the whole {0} lung field: aeration, opacities, nodules, pneumothorax"),
-    ("upper lung zone", "{0} lung above the hilum: upper lobe opacities, nodules, scarring"),
-    ("mid lung zone", "{0} lung at the level of the hilum: {1} opacities and nodules"),
-    ("lower lung zone", "{0} lung base below the hilum: basilar atelectasis, infiltrate, consolidation"),
-    ("hilar structures", "{0} pulmonary artery and bronchi: enlargement, congestion, calcified lymph nodes"),
-    ("apical zone", "{0} lung above the clavicle: pneumothorax, apical scarring, pleural thickening"),
-    ("costophrenic angle", "angle between {0} chest wall and diaphragm: pleural effusion, blunting"),
-    ("hemidiaphragm", "dome under the {0} lung: elevated, flattened, eventration, hernia"),
+    "lung",
+    "upper lung zone",
+    "mid lung zone",
+    "lower lung zone",
+    "hilar structures",
+    "apical zone",
+    "costophrenic angle",
+    "hemidiaphragm",
 )
-
 _CENTRAL: Final = (
-    ("trachea", "midline airway from neck to carina: deviation, endotracheal tube"),
-    ("spine", "thoracic vertebrae: degenerative changes, osteophytes, scoliosis, compression fracture"),
-    ("right clavicle", "right collar bone: fracture, dislocation"),
-    ("left clavicle", "left collar bone: fracture, dislocation"),
-    ("aortic arch", "left upper border of the mediastinum: tortuous, ectatic, calcified aorta"),
-    ("mediastinum", "space between the lungs: width, contour, lymph nodes, sternotomy wires"),
-    ("upper mediastinum", "mediastinum above the heart: width, paratracheal lines, great vessels"),
-    ("svc", "superior vena cava along the right upper mediastinum: central venous catheter, port"),
-    ("cardiac silhouette", "outline of the heart: size, cardiomegaly, pacemaker leads"),
-    ("cavoatrial junction", "where the superior vena cava meets the right atrium: catheter tip"),
-    ("right atrium", "right border of the heart: enlargement, catheter or lead tip"),
-    ("carina", "where the trachea divides into the main bronchi: tube position, lymph nodes"),
-    ("abdomen", "below the diaphragm: stomach bubble, surgical clips, free air, enteric tube"),
+    "trachea",
+    "spine",
+    "right clavicle",
+    "left clavicle",
+    "aortic arch",
+    "mediastinum",
+    "upper mediastinum",
+    "svc",
+    "cardiac silhouette",
+    "cavoatrial junction",
+    "right atrium",
+    "carina",
+    "abdomen",
 )
-
-_LOBE: Final[Mapping[Side, str]] = {"right": "middle lobe", "left": "lingular"}
-
-
-def _describe() -> dict[str, str]:
-    lungs = {f"{side} {part}": text.format(side, _LOBE[side]) for side in SIDES for part, text in _LUNG_PARTS}
-    return lungs | dict(_CENTRAL)
+REGIONS: Final[tuple[str, ...]] = (*(f"{side} {part}" for side in SIDES for part in _LUNG_PARTS), *_CENTRAL)
 
 
-DESCRIPTIONS: Final[Mapping[str, str]] = MappingProxyType(_describe())
-REGIONS: Final[tuple[str, ...]] = tuple(DESCRIPTIONS)
+def load_descriptions(path: str | None = None) -> Mapping[str, str]:
+    """What each region is, by name in the order of `REGIONS`, from a YAML file (null: the one of this package).
+
+    Raises `UserError` unless the file has a text for each of `REGIONS` and for nothing else.
+    """
+    name = path or "regions.yaml"
+    way_out = "model.region_descriptions takes a YAML file like rrg/data/regions.yaml, of the same 29 names"
+    try:
+        text = Path(path).read_text("utf-8") if path else (files("rrg.data") / name).read_text("utf-8")
+        loaded = yaml.safe_load(text)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"{name} can't be read ({error}); {way_out}") from error
+    if not isinstance(loaded, dict):
+        raise UserError(f"{name} holds no names with descriptions; {way_out}")
+    unknown = [str(region) for region in loaded if region not in REGIONS]
+    if unknown:
+        raise UserError(f"{name}: {', '.join(unknown)}: no region of ours; {way_out}")
+    for region in REGIONS:
+        if region not in loaded:
+            raise UserError(f"{name}: {region} is missing; {way_out}")
+        if not isinstance(loaded[region], str) or not loaded[region].strip():
+            raise UserError(f"{name}: {region} has no description, but {loaded[region]!r}; {way_out}")
+    return {region: loaded[region].strip() for region in REGIONS}

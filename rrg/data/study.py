@@ -8,10 +8,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 Split = Literal["train", "val", "test"]
 View = Literal["frontal", "lateral"]
+Target = Literal["findings", "impression", "both"]
+# Between findings and impression where a report is both; stays what it is when the text is cleaned again.
+IMPRESSION_MARK: Final = "impression ."
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,8 @@ class Study:
     `findings` are the codes of `rrg.data.findings.FINDINGS` that hold for the study (empty: normal),
     `region_findings` the same by anatomical region, `boxes` where the regions lie in the first frontal image,
     `region_sentences` the sentences of the report that speak of a region, `labels` the columns of a report labeller by
-    name: 1 positive, 0 negative, -1 uncertain. Each is None where the source does not tell.
+    name: 1 positive, 0 negative, -1 uncertain. Each is None where the source does not tell. `target_sections` says what
+    of the report is to be written.
     """
 
     id: str
@@ -63,11 +67,14 @@ class Study:
     patient: str | None = None
     region_sentences: Mapping[str, tuple[str, ...]] | None = None
     labels: Mapping[str, float] | None = None
+    target_sections: Target = "findings"
 
     @property
     def target(self) -> str:
-        """The text that the policy learns to write: the findings section."""
-        return self.report.findings
+        """The text that the policy learns to write. Of both sections, a sentence of one word stands between them."""
+        if self.target_sections == "both":
+            return f"{self.report.findings} {IMPRESSION_MARK} {self.report.impression}"
+        return self.report.impression if self.target_sections == "impression" else self.report.findings
 
     @property
     def abnormal(self) -> bool:

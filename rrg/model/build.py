@@ -1,13 +1,16 @@
 """Making, saving and loading report policies.
 
-Contract: `load_policy(save_policy(policy))` gives the same weights and the same outputs. A saved policy is a folder:
-`policy.json` (shapes, instruction, names of regions and findings), `extractor.safetensors`, `llm/` (a Hugging Face
-folder that other engines load by path) and `tokenizer/`.
+Contract: `load_policy(save_policy(policy))` gives the same weights and, bit for bit, the same outputs. A saved policy
+is a folder: `policy.json` (shapes, prompt, names of regions and findings), `extractor.safetensors`, `llm/` (a Hugging
+Face folder that other engines load by path; of a LoRA model the base), `adapter/` (LoRA only, peft's format),
+`backbone/` (trained backbones only) and `tokenizer/`.
 """
 
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -15,75 +18,94 @@ from typing import Final
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import nn
-from transformers import (
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    LlamaConfig,
-    LlamaForCausalLM,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
-from configs.schema import LLMConfig, ModelConfig
+from configs.schema import ModelConfig
 from rrg.data.findings import FINDINGS
-from rrg.data.regions import DESCRIPTIONS
+from rrg.data.regions import load_descriptions
 from rrg.errors import UserError
-from rrg.model.backbone import patch_channels, patch_grid
 from rrg.model.extractor import ExtractorShape, RegionExtractor
+from rrg.model.llm import load_llm, recompute_activations, recomputes_activations
+from rrg.model.lora import add_lora, base_state_dict, is_lora, load_adapter, save_adapter
 from rrg.model.policy import ReportPolicy
-from rrg.model.tokenizer import train_tokenizer
+from rrg.model.prompts import PromptTemplate
+from rrg.model.vision import load_backbone, load_saved_backbone, save_backbone
 
-_FORMAT: Final = 1
-_MAX_POSITIONS: Final = 1024
+_FORMAT: Final = 2
 
 
-def build_policy(cfg: ModelConfig, reports: Sequence[str], seed: int, *, image_size: int) -> ReportPolicy:
+def build_policy(
+    cfg: ModelConfig,
+    reports: Sequence[str],
+    seed: int,
+    *,
+    grid: int,
+    channels: int,
+    cache_dir: str,
+    target: str,
+    image_size: int | None = None,
+) -> ReportPolicy:
     """A new policy in eval mode: the extractor at random, the LLM from `cfg.llm.path` or small and at random.
 
-    The same arguments give the same weights. `reports` (training texts) are used by the small LLM's tokenizer.
-    Raises `UserError` where the configured LLM can't be loaded or used.
+    `grid` and `channels` are those of the image store; `cache_dir` (which keeps converted LLMs), `target` and
+    `image_size` (which a trained backbone needs) those of the data's config. The same arguments give the same weights.
+    `reports` (training texts) are used by the small LLM's tokenizer. Raises `UserError` where something that is
+    configured can't be loaded or used.
     """
     dtype = _dtype(cfg.dtype)
+    descriptions = load_descriptions(cfg.region_descriptions) if cfg.regions else {}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        if cfg.llm.path is None:
-            tokenizer = train_tokenizer(reports, cfg.llm.vocab_size)
-            llm = _small_llama(cfg.llm, tokenizer)
-        else:
-            llm, tokenizer = _pretrained(cfg.llm.path)
+        llm, tokenizer = load_llm(cfg.llm, reports, dtype, cache_dir)
         shape = ExtractorShape(
-            patch_channels=patch_channels(cfg.backbone),
-            grid=patch_grid(image_size),
+            patch_channels=channels,
+            grid=grid,
             size=cfg.extractor_size,
             heads=cfg.extractor_heads,
             layers=cfg.extractor_layers,
             dropout=cfg.dropout,
             global_tokens=cfg.global_tokens,
-            regions=len(DESCRIPTIONS),
+            regions=len(descriptions),
             findings=len(FINDINGS),
             hidden=llm.config.hidden_size,
+            gate=cfg.gate,
         )
         extractor = RegionExtractor(shape)
         extractor.set_token_scale(float(llm.get_input_embeddings().weight.detach().float().std()))
-    policy = ReportPolicy(extractor, llm.to(dtype), tokenizer, cfg.instruction, DESCRIPTIONS, FINDINGS)
+        if cfg.llm.train == "lora":
+            add_lora(llm, cfg.llm.lora)
+        backbone = None if cfg.backbone.train == "frozen" else load_backbone(cfg.backbone, image_size)
+    prompt = PromptTemplate.of(cfg.prompt, target)
+    policy = ReportPolicy(extractor, llm, tokenizer, prompt, descriptions, FINDINGS, backbone)
     policy.refresh_region_queries()
     return policy.eval()
 
 
 def save_policy(policy: ReportPolicy, folder: Path) -> None:
+    """Writes `policy` to `folder`; what another policy left there is replaced.
+
+    The base of a LoRA policy that came from `load_policy` is not written again, but linked to: it never changes, and
+    may be large.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     description = {
         "format": _FORMAT,
         "extractor": asdict(policy.extractor.shape),
-        "instruction": policy.instruction,
+        "prompt": asdict(policy.prompt),
         "regions": policy.region_descriptions,
         "findings": policy.findings,
+        "gradient_checkpointing": recomputes_activations(policy.llm),
     }
-    (folder / "policy.json").write_text(json.dumps(description, indent=2))
     save_file(policy.extractor.state_dict(), folder / "extractor.safetensors")
-    policy.llm.save_pretrained(folder / "llm")
+    for part in ("adapter", "backbone"):
+        shutil.rmtree(folder / part, ignore_errors=True)
+    _save_llm(policy.llm, folder / "llm")
+    if is_lora(policy.llm):
+        save_adapter(policy.llm, folder / "adapter")
+    if policy.backbone is not None:
+        save_backbone(policy.backbone, folder / "backbone")
     policy.tokenizer.save_pretrained(folder / "tokenizer")
+    (folder / "policy.json").write_text(json.dumps(description, indent=2))
 
 
 def load_policy(folder: Path) -> ReportPolicy:
@@ -97,9 +119,15 @@ def load_policy(folder: Path) -> ReportPolicy:
     extractor = RegionExtractor(ExtractorShape(**description["extractor"]))
     extractor.load_state_dict(load_file(folder / "extractor.safetensors"))
     llm = AutoModelForCausalLM.from_pretrained(folder / "llm", dtype="auto", attn_implementation="sdpa")
+    if (folder / "adapter").is_dir():
+        load_adapter(llm, folder / "adapter")
+    if description["gradient_checkpointing"]:
+        recompute_activations(llm)
     tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer")
-    names = (description["instruction"], description["regions"], description["findings"])
-    return ReportPolicy(extractor, llm, tokenizer, *names).eval()
+    backbone = load_saved_backbone(folder / "backbone") if (folder / "backbone").is_dir() else None
+    prompt = PromptTemplate(**description["prompt"])
+    names = (description["regions"], description["findings"])
+    return ReportPolicy(extractor, llm, tokenizer, prompt, *names, backbone).eval()
 
 
 def _dtype(name: str) -> torch.dtype:
@@ -109,52 +137,26 @@ def _dtype(name: str) -> torch.dtype:
     return dtypes[name]
 
 
-def _small_llama(cfg: LLMConfig, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=cfg.hidden_size,
-        num_hidden_layers=cfg.num_layers,
-        num_attention_heads=cfg.num_heads,
-        num_key_value_heads=cfg.num_heads,
-        intermediate_size=cfg.intermediate_size,
-        max_position_embeddings=_MAX_POSITIONS,
-        tie_word_embeddings=False,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-        attn_implementation="sdpa",
-    )
-    return LlamaForCausalLM(config)
+def _save_llm(llm: PreTrainedModel, folder: Path) -> None:
+    """The LLM without adapters. The folder is made anew: its old files may be linked to from elsewhere."""
+    source = Path(llm.name_or_path)
+    linked = is_lora(llm) and _holds_base(source, llm)
+    if linked and folder.exists() and folder.samefile(source):
+        return
+    shutil.rmtree(folder, ignore_errors=True)
+    if linked:
+        shutil.copytree(source, folder, copy_function=_link)
+    else:
+        llm.save_pretrained(folder, state_dict=base_state_dict(llm))
 
 
-def _pretrained(path: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def _holds_base(source: Path, llm: PreTrainedModel) -> bool:
+    """Whether `source` is the `llm/` of a saved policy, from which `llm` was loaded as it is."""
+    return (source.parent / "policy.json").is_file() and AutoConfig.from_pretrained(source).dtype == llm.dtype
+
+
+def _link(source: str, target: str) -> None:
     try:
-        llm = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, attn_implementation="sdpa")
-        tokenizer = AutoTokenizer.from_pretrained(path)
-    except (OSError, ValueError) as error:
-        raise UserError(f"model.llm.path={path}: no usable causal language model there ({error})") from error
-    if tokenizer.eos_token_id is None:
-        raise UserError(f"model.llm.path={path}: its tokenizer has no end-of-sequence token, reports could not end")
-    _untie(llm)
-    _check_head(llm, path)
-    return llm, tokenizer
-
-
-def _untie(llm: PreTrainedModel) -> None:
-    """Gives the output layer its own weights: engines that repack it would miss updates through a shared tensor."""
-    if llm.config.tie_word_embeddings:
-        head = llm.get_output_embeddings()
-        head.weight = nn.Parameter(llm.get_input_embeddings().weight.detach().clone())
-        llm.config.tie_word_embeddings = False
-
-
-@torch.no_grad()
-def _check_head(llm: PreTrainedModel, path: str) -> None:
-    """Refuses models that do more to their logits than one output layer (scaling, soft caps)."""
-    ids = torch.arange(4)[None] % llm.config.vocab_size
-    states = llm.base_model(input_ids=ids, use_cache=False).last_hidden_state
-    if not torch.allclose(llm.get_output_embeddings()(states), llm(input_ids=ids).logits, atol=1e-4):
-        raise UserError(
-            f"model.llm.path={path}: a {llm.config.model_type} scales or caps its logits, which log-probabilities here"
-            " do not follow; use a Llama, Qwen, Mistral or GPT-2 style model"
-        )
+        os.link(source, target)
+    except OSError:  # another disk, or one without hard links
+        shutil.copy2(source, target)

@@ -1,7 +1,7 @@
-"""Patch features of a study's X-rays: the containers that pass from the backbone to the extractor.
+"""What passes from a study's X-rays to the extractor: patch features, or pixels for a backbone that is trained.
 
 Contract: a study has `images * grid * grid` patches, image by image, each image row by row from its top left. Where
-studies with different numbers of images share a batch, whole images are padded and `mask` is False there.
+studies with different numbers of images share a batch, whole images are padded and the mask is False there.
 """
 
 from __future__ import annotations
@@ -40,6 +40,28 @@ class FeatureBatch:
 
     def to(self, device: torch.device | str) -> FeatureBatch:
         return FeatureBatch(self.values.to(device), self.views.to(device), self.mask.to(device))
+
+
+@dataclass(frozen=True)
+class PixelBatch:
+    """Several studies of up to V square grey images.
+
+    `pixels` uint8 [B, V, S, S], `views` int64 and `mask` bool [B, V].
+    """
+
+    pixels: Tensor
+    views: Tensor
+    mask: Tensor
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def to(self, device: torch.device | str) -> PixelBatch:
+        return PixelBatch(self.pixels.to(device), self.views.to(device), self.mask.to(device))
+
+
+# Pixels where the policy has a backbone of its own (one that is trained), features where the backbone is frozen.
+ImageBatch = FeatureBatch | PixelBatch
 
 
 def collate_features(items: Sequence[PatchFeatures]) -> FeatureBatch:

@@ -1,8 +1,9 @@
 """The report policy of LM-RRG: region extractor and causal language model, one after the other.
 
-Contract: the prompt of a study is made of embeddings only, [global tokens; region tokens; instruction], and is
-`prompt_length` long whatever the study. `state_dict()` has the keys `extractor.*` and `llm.*` and nothing else; the
-`llm.*` names are Hugging Face's. Completions are padded on the right, so causal attention needs no mask.
+Contract: the prompt of a study is made of embeddings: its visual tokens (global tokens, then region tokens) at the
+place that the prompt's template gives them, and the embedded instruction around them. `state_dict()` has the keys
+`extractor.*`, `llm.*` and, where the backbone is trained, `backbone.*`; the `llm.*` names are Hugging Face's.
+Sequences are padded on the right, so causal attention needs no mask.
 """
 
 from __future__ import annotations
@@ -11,106 +12,230 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from actors.trajectory import Canary
+from configs.schema import RolloutConfig
+from rrg.canary import Canary
+from rrg.data.study import Study
+from rrg.errors import UserError
+from rrg.model.backbone import ImageStore
 from rrg.model.extractor import RegionExtractor, RegionOutput
-from rrg.model.features import FeatureBatch
+from rrg.model.features import FeatureBatch, ImageBatch, PixelBatch
 from rrg.model.logprobs import token_logprobs
+from rrg.model.lora import adapter_state_dict, merged_state_dict
+from rrg.model.prompts import IMAGE, PAD, PromptBatch, PromptTemplate, collate_prompts
+from rrg.model.vision import VisionBackbone
 
 _CANARY_TOKENS: Final = 24
 
 
 @dataclass(frozen=True)
+class PolicyInputs:
+    """Images and prompts of B studies."""
+
+    images: ImageBatch
+    prompts: PromptBatch
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+    def to(self, device: torch.device | str) -> PolicyInputs:
+        return PolicyInputs(self.images.to(device), self.prompts.to(device))
+
+
+@dataclass(frozen=True)
+class CaptionBatch:
+    """Sentences of M regions: `study` int64 [M] is a row of the batch, `region` int64 [M] a region of the policy;
+    `ids` int64 and `mask` bool [M, T] are the sentences."""
+
+    study: Tensor
+    region: Tensor
+    ids: Tensor
+    mask: Tensor
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def to(self, device: torch.device | str) -> CaptionBatch:
+        return CaptionBatch(**{name: value.to(device) for name, value in vars(self).items()})
+
+
+@dataclass(frozen=True)
 class PolicyOutput:
-    """What one forward pass gives: `logprobs` and `entropy` [B, T] are None where no completion was given."""
+    """What one forward pass gives. `embeds` [B, P, H] are the prompts, `lengths` [B] their tokens; `logprobs` and
+    `entropy` [B, T], and `caption_logprobs` [M, T], are None where no completion or no caption was given."""
 
     regions: RegionOutput
     embeds: Tensor
-    logprobs: Tensor | None
-    entropy: Tensor | None
+    lengths: Tensor
+    logprobs: Tensor | None = None
+    entropy: Tensor | None = None
+    caption_logprobs: Tensor | None = None
 
 
 class ReportPolicy(nn.Module):
-    """`region_descriptions` (name -> text) and `findings` name what the extractor's rows and columns stand for."""
+    """`region_descriptions` (name -> text) and `findings` name what the extractor's rows and columns stand for.
+
+    `backbone` is None where it is frozen: then images come as the features that it gave once.
+    """
 
     def __init__(
         self,
         extractor: RegionExtractor,
         llm: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
-        instruction: str,
+        prompt: PromptTemplate,
         region_descriptions: Mapping[str, str],
         findings: Sequence[str],
+        backbone: VisionBackbone | None = None,
     ) -> None:
         super().__init__()
         self.extractor = extractor
         self.llm = llm
+        self.backbone = backbone
         self.tokenizer = tokenizer
-        self.instruction = instruction
+        self.prompt = prompt
         self.region_descriptions = dict(region_descriptions)
         self.findings = tuple(findings)
         self.hidden_size: int = extractor.shape.hidden
         self.vocab_size: int = llm.config.vocab_size
+        self.visual_tokens: int = extractor.shape.global_tokens + extractor.shape.regions
         self.eos_token_id: int = tokenizer.eos_token_id
         self.pad_token_id: int = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
-        ids = tokenizer(instruction, add_special_tokens=False)["input_ids"]
-        if tokenizer.bos_token_id is not None:
-            ids = [*ids, tokenizer.bos_token_id]
-        self.instruction_ids: Tensor
-        self.register_buffer("instruction_ids", torch.tensor(ids, dtype=torch.long), persistent=False)
-        self.prompt_length: int = extractor.shape.global_tokens + extractor.shape.regions + len(ids)
+        self.caption_ids: Tensor
+        ids = torch.tensor(prompt.caption_tokens(tokenizer), dtype=torch.long)
+        self.register_buffer("caption_ids", ids, persistent=False)
 
     @property
     def regions(self) -> tuple[str, ...]:
         return tuple(self.region_descriptions)
 
+    @property
+    def device(self) -> torch.device:
+        return self.caption_ids.device
+
+    def inputs(self, studies: Sequence[Study], store: ImageStore) -> PolicyInputs:
+        """Images and prompts of some studies, on the CPU."""
+        return PolicyInputs(store.load_batch(studies), collate_prompts([self.prompt_tokens(s) for s in studies]))
+
+    def prompt_tokens(self, study: Study) -> list[int]:
+        return self.prompt.tokens(self.tokenizer, study, self.visual_tokens)
+
+    def check_room(self, rollout: RolloutConfig) -> None:
+        """Raises UserError unless the longest prompt that can come, and a report, fit into the rollout engines and into
+        the language model's positions."""
+        prompt = self.prompt.most_tokens(self.tokenizer, self.visual_tokens)
+        need = prompt + rollout.max_new_tokens
+        what = (
+            f"a prompt can have {prompt} tokens ({self.visual_tokens} of them visual), and a report "
+            f"rollout.max_new_tokens={rollout.max_new_tokens}"
+        )
+        if need > rollout.max_model_len:
+            raise UserError(
+                f"rollout.max_model_len={rollout.max_model_len} is too small: {what}; set it to {need} or more, or "
+                "lower model.prompt.max_context_tokens"
+            )
+        positions: int = self.llm.config.max_position_embeddings
+        if rollout.max_model_len > positions:
+            limit = f"the language model has {positions} positions"
+            raise UserError(f"rollout.max_model_len={rollout.max_model_len}: {limit}")
+
     def forward(
         self,
-        batch: FeatureBatch,
+        inputs: PolicyInputs,
         ids: Tensor | None = None,
         mask: Tensor | None = None,
         temperature: float = 1.0,
         repeat: int | Tensor = 1,
+        captions: CaptionBatch | None = None,
     ) -> PolicyOutput:
         """The one entrance for wrappers such as a DeepSpeed engine.
 
         `ids` and `mask` [B * repeat, T] are completions, `repeat` of each study in a row (or `repeat` [B], a number for
         each): the extractor runs once a study. `regions` and `embeds` of the answer have one row a study.
         """
-        regions = self.extract(batch)
-        embeds = self.prompt_embeds(regions)
-        if ids is None or mask is None:
-            return PolicyOutput(regions, embeds, None, None)
-        prompts = embeds.repeat_interleave(repeat, dim=0)
-        return PolicyOutput(regions, embeds, *self.completion_logprobs(prompts, ids, mask, temperature))
+        regions = self.extract(inputs.images)
+        embeds, lengths = self.prompt_embeds(regions, inputs.prompts)
+        logprobs, entropy, caption_logprobs = None, None, None
+        if ids is not None and mask is not None:
+            prompts = (embeds.repeat_interleave(repeat, dim=0), lengths.repeat_interleave(repeat, dim=0))
+            logprobs, entropy = self.completion_logprobs(*prompts, ids, mask, temperature)
+        if captions is not None:
+            prompt = self.caption_embeds(regions, captions.study, captions.region)
+            whole = lengths.new_full((len(prompt),), prompt.shape[1])
+            caption_logprobs, _ = self.completion_logprobs(prompt, whole, captions.ids, captions.mask)
+        return PolicyOutput(regions, embeds, lengths, logprobs, entropy, caption_logprobs)
 
-    def extract(self, batch: FeatureBatch) -> RegionOutput:
-        output: RegionOutput = self.extractor(batch)
+    def extract(self, images: ImageBatch) -> RegionOutput:
+        """What the extractor sees. Raises ValueError where pixels meet a frozen backbone, or features a trained one."""
+        if isinstance(images, PixelBatch) != (self.backbone is not None):
+            raise ValueError("a policy with a backbone of its own takes a PixelBatch, any other a FeatureBatch")
+        features = self.backbone(images) if self.backbone is not None else images
+        output: RegionOutput = self.extractor(features)
         return output
 
-    def prompt_embeds(self, output: RegionOutput) -> Tensor:
-        """[B, prompt_length, hidden_size]."""
-        instruction = self.llm.get_input_embeddings()(self.instruction_ids)
-        visual = torch.cat([output.global_tokens, output.gated_tokens()], dim=1).to(instruction.dtype)
-        return torch.cat([visual, instruction.expand(len(visual), -1, -1)], dim=1)
+    def prompt_embeds(self, output: RegionOutput, prompts: PromptBatch) -> tuple[Tensor, Tensor]:
+        """The prompts as embeddings [B, P, H], zero behind their ends, and their lengths [B].
+
+        Raises UserError where a prompt does not hold exactly the places of the visual tokens.
+        """
+        tokens = prompts.tokens
+        visual = torch.cat([output.global_tokens, output.gated_tokens()], dim=1)
+        places = tokens == IMAGE
+        counts = places.sum(-1)
+        if not bool((counts == visual.shape[1]).all()):
+            raise UserError(
+                f"prompts with {counts.tolist()} places for visual tokens, and {visual.shape[1]} visual tokens a study"
+            )
+        embeds = self.llm.get_input_embeddings()(tokens.clamp_min(0))
+        embeds = embeds.masked_fill((tokens == PAD)[..., None], 0.0)
+        return embeds.masked_scatter(places[..., None], visual.to(embeds.dtype)), prompts.lengths
+
+    def caption_embeds(self, output: RegionOutput, study: Tensor, region: Tensor) -> Tensor:
+        """The prompts of regions' captions, [M, 1 + caption tokens, H]: a region's token and nothing else of the image.
+
+        `study` and `region` int64 [M] choose rows of `output`.
+        """
+        instruction = self.llm.get_input_embeddings()(self.caption_ids)
+        token = output.gated_tokens()[study, region].to(instruction.dtype)
+        return torch.cat([token[:, None], instruction.expand(len(token), -1, -1)], dim=1)
 
     def completion_logprobs(
-        self, prompt_embeds: Tensor, ids: Tensor, mask: Tensor, temperature: float = 1.0
+        self, prompt_embeds: Tensor, prompt_lengths: Tensor, ids: Tensor, mask: Tensor, temperature: float = 1.0
     ) -> tuple[Tensor, Tensor]:
-        """Log-probabilities and entropies [B, T] of completions after prompts [B, P, H]; 0 where `mask` is False.
+        """Log-probabilities and entropies [B, T] of completions `ids`, `mask` [B, T] after prompts [B, P, H] of
+        `prompt_lengths` [B] tokens; 0 where `mask` is False.
 
-        Only the positions of real completion tokens go through the output layer.
+        Each completion follows its prompt without a gap. Only the positions that predict one of its tokens go through
+        the output layer.
         """
-        length = prompt_embeds.shape[1]
-        inputs = torch.cat([prompt_embeds, self.llm.get_input_embeddings()(ids[:, :-1])], dim=1)
-        states = self.llm.base_model(inputs_embeds=inputs, use_cache=False).last_hidden_state[:, length - 1 :]
-        logprobs, entropy = token_logprobs(states[mask], self.llm.get_output_embeddings(), ids[mask], temperature)
+        start = prompt_lengths[:, None]
+        end = start + mask.sum(-1, keepdim=True) - 1  # the last token is predicted, never read
+        place = torch.arange(int(end.max()), device=ids.device)
+        inputs = prompt_embeds.new_zeros(len(ids), len(place), prompt_embeds.shape[2])
+        prompt_places = torch.arange(prompt_embeds.shape[1], device=ids.device) < start
+        inputs = inputs.masked_scatter((place < start)[..., None], prompt_embeds[prompt_places])
+        read = (mask.cumsum(-1) < mask.sum(-1, keepdim=True)) & mask
+        follows = (place >= start) & (place < end)
+        inputs = inputs.masked_scatter(follows[..., None], self.llm.get_input_embeddings()(ids[read]))
+        states = self.llm.base_model(inputs_embeds=inputs, use_cache=False).last_hidden_state
+        predicts = (place >= start - 1) & (place < end)
+        logprobs, entropy = token_logprobs(states[predicts], self.llm.get_output_embeddings(), ids[mask], temperature)
         empty = logprobs.new_zeros(ids.shape)
         return empty.masked_scatter(mask, logprobs), empty.masked_scatter(mask, entropy)
+
+    @torch.no_grad()
+    def study_prompt(self, study: Study, store: ImageStore) -> tuple[npt.NDArray[np.float32], RegionOutput]:
+        """The prompt embeds [P, H] of one study alone, so that they do not depend on others, and what was seen."""
+        inputs = self.inputs([study], store).to(self.device)
+        regions = self.extract(inputs.images)
+        embeds, _ = self.prompt_embeds(regions, inputs.prompts)
+        return embeds[0].float().cpu().numpy(), regions
 
     def tokenize(self, texts: Sequence[str], max_tokens: int) -> tuple[Tensor, Tensor]:
         """Reports as completions: ids and mask [B, T], the end token last (and kept where a text is cut)."""
@@ -127,11 +252,25 @@ class ReportPolicy(nn.Module):
     @torch.no_grad()
     def refresh_region_queries(self) -> None:
         """Lets the language model encode the region descriptions again: mean of its last hidden states."""
+        if not self.region_descriptions:
+            return
         ids, mask = self.tokenize(list(self.region_descriptions.values()), max_tokens=128)
-        ids, mask = ids.to(self.instruction_ids.device), mask.to(self.instruction_ids.device)
+        ids, mask = ids.to(self.device), mask.to(self.device)
         states = self.llm.base_model(input_ids=ids, use_cache=False).last_hidden_state.float()
         weights = mask[..., None].float()
         self.extractor.region_queries.copy_((states * weights).sum(1) / weights.sum(1))
+
+    def export_tensors(self, broadcast: str = "merged") -> dict[str, Tensor]:
+        """The weights as rollout actors take them: `extractor.*`, `backbone.*` if it is trained, and of the LLM `llm.*`
+        (adapters merged, Hugging Face's names) or, where `broadcast` is "adapter", its LoRA alone, `adapter.*`."""
+        parts = {"extractor": self.extractor.state_dict()}
+        if broadcast == "adapter":
+            parts["adapter"] = adapter_state_dict(self.llm)
+        else:
+            parts["llm"] = merged_state_dict(self.llm)
+        if self.backbone is not None:
+            parts["backbone"] = merged_state_dict(self.backbone)
+        return {f"{part}.{name}": value for part, tensors in parts.items() for name, value in tensors.items()}
 
     @torch.no_grad()
     def canary(self) -> Canary:
@@ -139,18 +278,31 @@ class ReportPolicy(nn.Module):
         was_training = self.training
         self.eval()
         tokens = torch.randint(self.vocab_size, (1, _CANARY_TOKENS), generator=torch.Generator().manual_seed(0))
-        tokens = tokens.to(self.instruction_ids.device)
+        tokens = tokens.to(self.device)
         first = self.llm.get_input_embeddings()(tokens[:, :1])
         rest = tokens[:, 1:]
-        logprobs, _ = self.completion_logprobs(first, rest, torch.ones_like(rest, dtype=torch.bool))
-        embeds = self.prompt_embeds(self.extract(canary_features(self)))[0].float()
+        logprobs, _ = self.completion_logprobs(first, rest.new_ones(1), rest, torch.ones_like(rest, dtype=torch.bool))
+        embeds = self.canary_embeds()
         self.train(was_training)
-        return Canary(tuple(tokens[0].tolist()), logprobs[0].cpu().numpy(), embeds.cpu().numpy())
+        return Canary(tuple(tokens[0].tolist()), logprobs[0].cpu().numpy(), embeds)
+
+    @torch.no_grad()
+    def canary_embeds(self) -> npt.NDArray[np.float32]:
+        """The visual tokens [k, H] of `canary_images`, in eval mode."""
+        regions = self.extract(canary_images(self))
+        visual = torch.cat([regions.global_tokens, regions.gated_tokens()], dim=1)
+        return visual[0].float().cpu().numpy()
 
 
-def canary_features(policy: ReportPolicy) -> FeatureBatch:
-    """One study of one frontal image with fixed random features, on the policy's device."""
+def canary_images(policy: ReportPolicy) -> ImageBatch:
+    """One study of one frontal image with fixed random content, on the policy's device."""
+    generator = torch.Generator().manual_seed(0)
+    if policy.backbone is not None:
+        side = policy.backbone.image_size
+        pixels = torch.randint(256, (1, 1, side, side), generator=generator, dtype=torch.uint8)
+        ones = torch.ones(1, 1, dtype=torch.bool)
+        return PixelBatch(pixels, torch.zeros(1, 1, dtype=torch.long), ones).to(policy.device)
     shape = policy.extractor.shape
-    values = torch.randn(1, shape.grid**2, shape.patch_channels, generator=torch.Generator().manual_seed(0))
+    values = torch.randn(1, shape.grid**2, shape.patch_channels, generator=generator)
     views = torch.zeros(1, shape.grid**2, dtype=torch.long)
-    return FeatureBatch(values, views, torch.ones_like(views, dtype=torch.bool)).to(policy.instruction_ids.device)
+    return FeatureBatch(values, views, torch.ones_like(views, dtype=torch.bool)).to(policy.device)

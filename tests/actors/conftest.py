@@ -17,7 +17,7 @@ from actors.rollout import RolloutWorker
 from actors.trajectory import WeightsRef
 from configs.schema import Config, DataConfig, LLMConfig, ModelConfig, RewardConfig, RolloutConfig
 from rrg.data import StudySet, load_studies
-from rrg.model.backbone import FeatureStore
+from rrg.model.backbone import make_store
 from rrg.model.build import build_policy, save_policy
 from rrg.model.policy import ReportPolicy
 
@@ -88,13 +88,22 @@ def run_config(rollout_config: RolloutConfig, tmp_path_factory: pytest.TempPathF
 @pytest.fixture(scope="session")
 def studies(run_config: Config) -> StudySet:
     studies = load_studies(run_config.data)
-    FeatureStore(run_config.data, run_config.model).prepare(list(studies))
+    make_store(run_config.data, run_config.model).prepare(list(studies))
     return studies
 
 
 def make_policy(run_config: Config, studies: StudySet, seed: int) -> ReportPolicy:
     """A random policy whose next-token distribution is far from flat."""
-    policy = build_policy(run_config.model, [study.target for study in studies] * 20, seed, image_size=224)
+    store = make_store(run_config.data, run_config.model)
+    policy = build_policy(
+        run_config.model,
+        [study.target for study in studies] * 20,
+        seed,
+        grid=store.grid,
+        channels=store.channels,
+        cache_dir=run_config.data.cache_dir,
+        target=run_config.data.target,
+    )
     with torch.no_grad():
         for parameter in policy.llm.parameters():
             parameter.mul_(8.0 if parameter.ndim == 2 else 1.0)
@@ -119,7 +128,7 @@ def policy_dir(policy: ReportPolicy, tmp_path_factory: pytest.TempPathFactory) -
 
 
 def published(policy: ReportPolicy, version: int) -> WeightsRef:
-    arrays = {name: value.detach().numpy().copy() for name, value in policy.state_dict().items()}
+    arrays = {name: value.detach().numpy().copy() for name, value in policy.export_tensors().items()}
     return WeightsRef(version, arrays, policy.canary())
 
 

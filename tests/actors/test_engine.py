@@ -230,6 +230,12 @@ def test_no_progress_within_the_time_out_ends_the_engine_with_the_reason(
     hurried.close()
 
 
+def test_splitting_the_model_needs_gpus(rollout_config: RolloutConfig, llama: Any, tmp_path: Path) -> None:
+    llama.config.save_pretrained(tmp_path)
+    with pytest.raises(EngineError, match=r"rollout\.tensor_parallel=2 needs GPUs"):
+        RolloutEngine(tmp_path, dataclasses.replace(rollout_config, tensor_parallel=2))
+
+
 def test_an_engine_without_its_environment_does_not_start(
     rollout_config: RolloutConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

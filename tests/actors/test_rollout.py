@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import threading
 from collections.abc import Iterator
@@ -11,13 +12,15 @@ import numpy as np
 import pytest
 import torch
 
+from actors.evidence import SENTENCE_TOKENS
 from actors.rollout import Answers, RolloutWorker
 from actors.seeds import sample_seed
 from actors.trajectory import SampleRequest, Trajectory, WeightsRef
 from configs.schema import Config
 from reward_server.errors import PairError, RewardError
 from rrg.data import StudySet
-from rrg.model.backbone import FeatureStore
+from rrg.model.backbone import make_store
+from rrg.model.evidence import MAX_SENTENCES, SIGNIFICANT
 from rrg.model.policy import ReportPolicy
 from tests.actors.conftest import published
 
@@ -86,7 +89,8 @@ def test_trajectories_are_complete_and_ordered_by_study_then_sample(
     for t in trajectories:
         assert t.failed is None
         assert t.seed == sample_seed(5, 3, t.study_id, t.sample_index)
-        assert t.prompt_length == policy.prompt_length
+        assert t.prompt_length == len(policy.prompt_tokens(studies[t.study_id]))
+        assert t.evidence is None
         assert len(t.token_ids) == len(t.logprobs) == len(t.versions) > 0
         assert np.isfinite(t.logprobs).all()
         assert set(t.versions) == {0}
@@ -110,11 +114,11 @@ def test_behaviour_logprobs_are_the_learners(
     worker: RolloutWorker, studies: StudySet, weights: WeightsRef, policy: ReportPolicy, run_config: Config
 ) -> None:
     trajectories, _ = worker.collect(request(studies, weights, score=False))
-    store = FeatureStore(run_config.data, run_config.model)
+    store = make_store(run_config.data, run_config.model)
     for t in trajectories:
         ids = torch.as_tensor(t.token_ids, dtype=torch.long)[None]
         with torch.no_grad():
-            out = policy(store.load_batch([studies[t.study_id]]), ids, torch.ones_like(ids, dtype=torch.bool))
+            out = policy(policy.inputs([studies[t.study_id]], store), ids, torch.ones_like(ids, dtype=torch.bool))
         np.testing.assert_allclose(t.logprobs, out.logprobs[0].numpy(), atol=1e-4)
 
 
@@ -193,6 +197,110 @@ def test_a_study_without_its_image_fails_alone(
     for t in trajectories:
         assert (t.failed is not None) == (t.study_id == lost.id)
         assert t.failed is None or "lost.png" in t.failed
+
+
+def test_a_prompt_that_leaves_no_room_for_the_report_fails_its_study_alone(
+    worker: RolloutWorker,
+    studies: StudySet,
+    weights: WeightsRef,
+    run_config: Config,
+    policy: ReportPolicy,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    first, *others = studies
+    longer = dataclasses.replace(first.report, indication="pneumonia " * 60)
+    monkeypatch.setitem(studies.studies, first.id, dataclasses.replace(first, report=longer))
+    rollout = run_config.rollout
+    room = rollout.max_model_len - max(len(policy.prompt_tokens(study)) for study in others)
+    tight = dataclasses.replace(run_config, rollout=dataclasses.replace(rollout, max_new_tokens=room))
+    monkeypatch.setattr(worker, "_cfg", tight)
+    trajectories, metrics = worker.collect(request(studies, weights, score=False))
+    assert metrics.failed == 4
+    for t in trajectories:
+        assert (t.failed is not None) == (t.study_id == first.id)
+        assert t.failed is None or "do not fit rollout.max_model_len=128" in t.failed
+
+
+@pytest.fixture(scope="module")
+def seeing(policy: ReportPolicy) -> ReportPolicy:
+    """The policy with a significance of about one half everywhere: some regions are significant, some are not."""
+    changed = copy.deepcopy(policy)
+    with torch.no_grad():
+        changed.extractor.significance.bias.zero_()
+        changed.extractor.region_findings.bias.zero_()
+    return changed
+
+
+@torch.no_grad()
+def most_likely(policy: ReportPolicy, prompt: torch.Tensor, tokens: int) -> list[int]:
+    """Greedy decoding after a prompt [P, hidden], by transformers."""
+    ids: list[int] = []
+    while len(ids) < tokens and policy.eos_token_id not in ids:
+        read = policy.llm.get_input_embeddings()(torch.tensor(ids, dtype=torch.long))
+        logits = policy.llm(inputs_embeds=torch.cat([prompt, read])[None]).logits[0, -1]
+        ids.append(int(logits.argmax()))
+    return ids
+
+
+def test_evidence_goes_with_greedy_reports_and_its_sentences_are_of_their_regions_token_alone(
+    worker: RolloutWorker, studies: StudySet, seeing: ReportPolicy, run_config: Config
+) -> None:
+    store = make_store(run_config.data, run_config.model)
+    asked = dataclasses.replace(request(studies, published(seeing, 7), False, samples=1), greedy=True, evidence=True)
+    trajectories, _ = worker.collect(asked)
+    for t in trajectories:
+        assert t.failed is None
+        assert t.evidence is not None
+        assert tuple(one.region for one in t.evidence) == seeing.regions
+        _, seen = seeing.study_prompt(studies[t.study_id], store)
+        significance = seen.significance[0].sigmoid()
+        np.testing.assert_allclose([one.significance for one in t.evidence], significance, atol=1e-5)
+        written = [row for row, one in enumerate(t.evidence) if one.sentence is not None]
+        assert len(written) == min(MAX_SENTENCES, int((significance >= SIGNIFICANT).sum())) > 0
+        for row in written:
+            prompt = seeing.caption_embeds(seen, torch.tensor([0]), torch.tensor([row]))[0]
+            assert t.evidence[row].sentence == seeing.decode(most_likely(seeing, prompt, SENTENCE_TOKENS))
+        for one in t.evidence:
+            assert one.box is not None
+            assert 0 <= one.box[0] < one.box[2] <= 1
+            assert 0 <= one.box[1] < one.box[3] <= 1
+            assert all(0.5 < probability <= 1 for probability in one.findings.values())
+        assert any(one.findings for one in t.evidence)
+    without, _ = worker.collect(dataclasses.replace(asked, evidence=False))
+    assert all(t.evidence is None for t in without)
+    assert all(same(a, b) for a, b in zip(trajectories, without, strict=True)), "evidence changes no report"
+
+
+def test_a_study_whose_prompt_failed_has_no_evidence_and_one_without_a_frontal_image_no_boxes(
+    worker: RolloutWorker, studies: StudySet, weights: WeightsRef, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lost, lateral, _ = studies
+    missing = dataclasses.replace(lost.images[0], path=lost.images[0].path.with_name("lost.png"))
+    turned = dataclasses.replace(lateral.images[0], view="lateral")
+    monkeypatch.setitem(studies.studies, lost.id, dataclasses.replace(lost, images=(missing,)))
+    monkeypatch.setitem(studies.studies, lateral.id, dataclasses.replace(lateral, images=(turned,)))
+    asked = dataclasses.replace(request(studies, weights, score=False, samples=1), greedy=True, evidence=True)
+    first, second, third = worker.collect(asked)[0]
+    assert first.evidence is None
+    assert second.evidence is not None
+    assert all(one.box is None for one in second.evidence)
+    assert third.evidence is not None
+    assert all(one.box is not None for one in third.evidence)
+
+
+def test_a_run_of_the_regions_alone_has_evidence_and_no_reports(
+    worker: RolloutWorker,
+    studies: StudySet,
+    weights: WeightsRef,
+    run_config: Config,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(worker, "_cfg", dataclasses.replace(run_config, stage="regions"))
+    asked = dataclasses.replace(request(studies, weights, score=False, samples=1), greedy=True, evidence=True)
+    for t in worker.collect(asked)[0]:
+        assert (t.text, len(t.token_ids)) == ("", 0)
+        assert t.evidence is not None
+        assert len(t.evidence) == 29
 
 
 def test_scoring_without_a_reward_server_is_refused(

@@ -87,6 +87,9 @@ def test_the_actor_answers_with_rewards_and_survives_refused_weights_and_a_rewar
     assert ray.get(runner.get_state.remote()) == {"version": 4}
     assert metrics["tokens"] == sum(len(t.token_ids) for t in trajectories)
 
+    greedy, _ = ask(runner, dataclasses.replace(request, greedy=True, samples_per_study=1, evidence=True))
+    assert [len(t.evidence) for t in greedy] == [29] * 3
+
     wrong = dataclasses.replace(published(other_policy, 5), tensors=request.weights.tensors)
     with pytest.raises(ray.exceptions.RayTaskError, match="version 5 failed its canary"):
         ask(runner, dataclasses.replace(request, weights=wrong))

@@ -61,6 +61,17 @@ def test_every_experiment_composes_and_passes_the_check(name: str) -> None:
         ("data.views=lateral", "all or frontal"),
         ("data.without_findings=drop", "skip or impression"),
         ("data.imagenome=/imagenome", "data.name=mimic_cxr"),
+        ("data.target=labels", "findings, impression or both"),
+        ("stage=rl", "regions, warm_start or all"),
+        ("model.llm.train=freeze", "full or lora"),
+        ("model.llm.broadcast=adapter", r"without model\.llm\.train=lora"),
+        ("model.llm.lora.rank=0", r"model\.llm\.lora\.rank=0: must be above 0"),
+        ("model.backbone.train=all", "frozen, full or lora"),
+        ("model.prompt.template='findings :'", r"\{images\} exactly once"),
+        ("model.prompt.indication='why'", r"\{text\} exactly once"),
+        ("model.prompt.context=[age]", "views, indication, comparison"),
+        ("model.prompt.context=[views]", r"has no \{context\}"),
+        ("rollout.tensor_parallel=2", r"rollout\.gpus_per_actor=2"),
         ("learner.rl.minibatches=3", "multiple"),
         ("rollout.max_staleness=1", "synchronous"),
         ("learner.gpus_per_rank=1", "both on GPUs or both on CPUs"),
@@ -76,6 +87,15 @@ def test_every_experiment_composes_and_passes_the_check(name: str) -> None:
 def test_a_bad_value_or_combination_is_refused_with_its_name_and_the_way_out(override: str, words: str) -> None:
     with pytest.raises(UserError, match=words):
         config(override)
+
+
+def test_every_part_of_the_model_can_be_switched_off_but_not_all_that_is_seen() -> None:
+    off = config("model.regions=off", "model.gate=off", "model.captioning=off").model
+    assert (off.regions, off.gate, off.captioning) == (False, False, False)
+    with pytest.raises(UserError, match="would see nothing of the image"):
+        config("model.regions=off", "model.global_tokens=0")
+    with pytest.raises(UserError, match="nothing to train"):
+        config("model.regions=off", "stage=regions")
 
 
 PUBLISHED = ("reward=published", "reward.weights=/weights")

@@ -102,9 +102,7 @@ def test_wrong_use_is_status_2_with_the_way_out(
     assert message in capsys.readouterr().err
 
 
-def test_a_file_that_cannot_be_read_ends_the_check_with_status_1(
-    root: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_file_that_cannot_be_read_ends_the_check_with_status_1(root: str, capsys: pytest.CaptureFixture[str]) -> None:
     (Path(root) / "annotation.json").write_bytes(b"\xff\xfe")
     assert main(["check", "--format", "r2gen", "--root", root]) == 1
     assert "not UTF-8" in capsys.readouterr().out

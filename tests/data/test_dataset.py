@@ -127,7 +127,7 @@ def test_reading_stops_when_every_split_has_what_its_limit_asks_for(tmp_path: Pa
             yield Study(f"s{number}", "train", (), Report("Clear."), "test")
 
     limits: dict[Split, int | None] = {"train": 2, "val": 0, "test": 0}
-    assert len(list(prepare(endless(), limits, "skip", ProblemLog()))) == 2
+    assert len(list(prepare(endless(), limits, "skip", "findings", ProblemLog()))) == 2
 
 
 def test_a_set_without_a_usable_study_is_refused_with_the_first_reason(r2gen_root: Write) -> None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 
 from rrg.data.findings import FINDINGS, findings_from_mesh, parse_code, signs_from_mesh
-from rrg.data.regions import DESCRIPTIONS, REGIONS
+from rrg.data.regions import REGIONS, load_descriptions
 from rrg.data.sections import clean, sentences
 
 
 def test_there_are_29_regions_with_descriptions_and_at_least_20_findings() -> None:
     assert len(REGIONS) == len(set(REGIONS)) == 29
-    assert all(DESCRIPTIONS[region] for region in REGIONS)
+    assert all(load_descriptions().values())
     assert len(FINDINGS) == len(set(FINDINGS)) >= 20
 
 

@@ -65,6 +65,22 @@ def test_sentences_are_matched_to_the_regions_they_speak_of() -> None:
     assert found["right costophrenic angle"] == ["no effusion"]
 
 
+def test_a_stated_finding_takes_its_sentence_to_its_own_regions() -> None:
+    found = region_sentences("calcified granuloma on the left . the aorta is tortuous and the heart is normal .")
+    assert [name for name, texts in found.items() if texts[0].startswith("calcified")] == [
+        "left lung",
+        "left upper lung zone",
+    ]
+    assert [name for name, texts in found.items() if "tortuous" in texts[-1]] == ["aortic arch", "mediastinum"]
+
+
+def test_every_stated_finding_is_said_of_the_regions_that_hold_it() -> None:
+    text = "small left effusion with opacity in the right upper lobe . no pneumothorax . dextroscoliosis ."
+    said = region_sentences(text)
+    for region, findings in findings_by_region(text).items():
+        assert findings <= findings_in(" . ".join(said.get(region, ())))
+
+
 def test_the_labeller_agrees_with_the_indexers_on_held_out_reports() -> None:
     records = openi.read_records(openi.find_archive(), ProblemLog())
     hits = claimed = coded = 0

@@ -25,6 +25,7 @@ from learner.evaluation.system import inverse
 from reward_server.backends import create_scorer
 from reward_server.errors import PairError
 from reward_server.scorer import ScorerOptions
+from rrg.model.evidence import RegionEvidence, evidence_line
 from tests.evaluation.conftest import PAIRS
 from tests.evaluation.test_metrics import PYCOCOEVALCAP_ROUGE_L
 from tests.reward_server.conftest import RunningServer
@@ -94,6 +95,9 @@ def test_a_text_that_cannot_be_labelled_leaves_its_study_out_of_the_label_table_
         (["--predictions", "p", "--cache-dir", "c"], "need --format"),
         (["--predictions", "p", "--worst", "w.png"], r"--worst FILE\.png needs --format"),
         (["--predictions", "p", "--rexrank", "r.json"], "are for --run"),
+        (["--predictions", "p", "--regions"], "--regions is for --run"),
+        (["--run", "r", "--pictures", "0", "p.html"], "must be a number of studies"),
+        (["--run", "r", "--pictures", "3", "p.png"], r"ends in \.html"),
     ],
 )
 def test_flags_that_would_be_ignored_or_fail_late_are_refused_at_once(
@@ -279,7 +283,7 @@ def test_the_options_of_a_backend_are_handed_on() -> None:
 
 
 def test_a_run_is_measured_as_the_predictions_that_its_policy_writes(
-    tmp_path: Path, data_set: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, data_set: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The engine that writes the reports is tested in test_generation.py; here it is a file."""
     config = Config(data=DataConfig("jsonl", root=str(data_set), cache_dir=str(tmp_path / "cache")))
@@ -289,17 +293,28 @@ def test_a_run_is_measured_as_the_predictions_that_its_policy_writes(
 
     def write(cfg: Config, policy: Path, studies: Any, split: str, out: Path, show: Any, limit: int | None) -> Any:
         asked.append((policy, split, out, limit))
+        evidence = (RegionEvidence("right lung", 0.9, (0.1, 0.1, 0.4, 0.8), {"opacity": 0.8}, "right lung opacity ."),)
+        out.parent.mkdir()
+        generation.evidence_file(out).write_text("".join(evidence_line(row["id"], evidence) for row in rows))
         return rows
 
     monkeypatch.setattr(generation, "run_config", lambda run_dir: config)
     monkeypatch.setattr(generation, "policy_folder", lambda run_dir, checkpoint: run_dir / checkpoint / "policy")
     monkeypatch.setattr(generation, "generate_reports", write)
     run_dir = tmp_path / "run"
-    found = result(tmp_path, "--run", str(run_dir), "--checkpoint", "warm_start", "--limit", "4")
+    page = tmp_path / "p.html"
+    seen = ["--regions", "--pictures", "3", str(page)]
+    found = result(tmp_path, "--run", str(run_dir), "--checkpoint", "warm_start", "--limit", "4", *seen)
     policy = run_dir / "warm_start" / "policy"
     assert asked == [(policy, "test", run_dir / "reports_warm_start_test.jsonl", 4)]
     assert set(found["metrics"]["text"]["rougeL"]["controls"]) == {"most_frequent", "nearest_image", "shuffled"}
     assert found["protocol"]["reward"] == "of-the-run"
+    assert found["regions"]["truth"] == {"boxes": None, "labels": "lexicon over the report"}
+    shown = capsys.readouterr().out
+    assert "Regions, of the policy" in shown
+    assert "right lung opacity" not in shown
+    html = page.read_text()
+    assert html.count("<article>") == html.count("right lung opacity") == 3
     assert "split:test" in found["signatures"]["reward"]
 
 

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import pickle
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 from rich.console import Console
 
 from configs.schema import Config, DataConfig, LLMConfig, ModelConfig, RewardConfig, RolloutConfig
-from learner.generation import generate_reports, policy_folder, run_config
+from learner.generation import evidence_file, generate_reports, policy_folder, run_config
 from learner.progress import Show
 from rrg.data import StudySet, load_studies
 from rrg.errors import UserError
+from rrg.model.backbone import make_store
 from rrg.model.build import build_policy, save_policy
+from rrg.model.evidence import read_evidence_file
 
 # In a process of its own: an engine leaves its settings in the environment and its process group in torch.
 WRITE = """
@@ -51,14 +55,17 @@ def studies(cfg: Config) -> StudySet:
 @pytest.fixture(scope="module")
 def policy(cfg: Config, studies: StudySet, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("policy")
-    save_policy(build_policy(cfg.model, [study.target for study in studies] * 20, 0, image_size=224), folder)
+    store = make_store(cfg.data, cfg.model)
+    places = {"grid": store.grid, "channels": store.channels, "cache_dir": cfg.data.cache_dir, "target": "findings"}
+    made = build_policy(cfg.model, [study.target for study in studies] * 20, 0, **places)
+    with torch.no_grad():
+        made.extractor.significance.bias.zero_()  # some regions are significant
+    save_policy(made, folder)
     return folder
 
 
 @pytest.fixture(scope="module")
 def written(cfg: Config, policy: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    import pickle
-
     out = tmp_path_factory.mktemp("reports") / "reports.jsonl"
     given = pickle.dumps((cfg, policy, out))
     done = subprocess.run([sys.executable, "-c", WRITE], input=given, capture_output=True, timeout=300, check=False)
@@ -82,18 +89,31 @@ def test_a_file_that_is_complete_is_read_and_not_written_again(
     assert written.read_text() == before
 
 
-def test_a_killed_call_goes_on_after_its_last_whole_line(
-    written: Path, cfg: Config, policy: Path, tmp_path: Path
-) -> None:
-    import pickle
-
-    out = tmp_path / "reports.jsonl"
-    whole = written.read_text()
-    out.write_text(whole[: len(whole) // 2])
-    (tmp_path / "reports.jsonl.meta.json").write_text(written.with_name("reports.jsonl.meta.json").read_text())
+def write_again(cfg: Config, policy: Path, out: Path) -> None:
     given = pickle.dumps((cfg, policy, out))
     subprocess.run([sys.executable, "-c", WRITE], input=given, capture_output=True, timeout=300, check=True)
-    assert out.read_text() == whole
+
+
+def test_the_evidence_lies_beside_the_reports_a_line_a_study(written: Path, studies: StudySet) -> None:
+    evidence = read_evidence_file(evidence_file(written))
+    assert evidence_file(written).name == "reports.jsonl.evidence.jsonl"
+    assert list(evidence) == [study.id for study in studies.split("test")]
+    assert all(len(regions) == 29 for regions in evidence.values())
+    assert any(one.sentence for regions in evidence.values() for one in regions)
+
+
+@pytest.mark.parametrize(("reports", "evidence"), [(0.5, 0.8), (0.8, 0.5), (1.0, 0.0)])
+def test_a_killed_call_goes_on_after_the_last_whole_lines_of_both_files(
+    reports: float, evidence: float, written: Path, cfg: Config, policy: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "reports.jsonl"
+    texts = {out: written.read_text(), evidence_file(out): evidence_file(written).read_text()}
+    for (path, whole), share in zip(texts.items(), (reports, evidence), strict=True):
+        path.write_text(whole[: int(len(whole) * share)])
+    (tmp_path / "reports.jsonl.meta.json").write_text(written.with_name("reports.jsonl.meta.json").read_text())
+    write_again(cfg, policy, out)
+    for path, whole in texts.items():
+        assert path.read_text() == whole
 
 
 def test_a_file_of_another_policy_is_refused(written: Path, cfg: Config, policy: Path, studies: StudySet) -> None:

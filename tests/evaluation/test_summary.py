@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -11,24 +13,45 @@ from rich.console import Console
 
 from configs.schema import EvalConfig
 from learner.evaluation.measures import Evaluation, evaluate
-from learner.summary import Summary, build_summary, markdown_table, print_summary, write_summary
-from rrg.data.study import Study
+from learner.evaluation.regions import RegionMeasures, measure_regions
+from learner.summary import (
+    Summary,
+    build_regions_summary,
+    build_summary,
+    markdown_table,
+    print_summary,
+    write_summary,
+)
+from rrg.data.study import Box, Report, Study
+from rrg.model.evidence import RegionEvidence
 from tests.evaluation.conftest import NORMAL, make_studies, overlap_reward, token_f1_score
+
+NO_REGIONS: Mapping[str, RegionMeasures | None] = MappingProxyType({"sft": None, "rl": None})
 
 
 def evaluation(studies: list[Study], hypotheses: list[str], cfg: EvalConfig) -> Evaluation:
     return evaluate(studies, hypotheses, token_f1_score, overlap_reward, cfg, seed=0)
 
 
-def summarize(sft: Evaluation, rl: Evaluation, constant: Evaluation, cfg: EvalConfig) -> Summary:
+def summarize(
+    sft: Evaluation,
+    rl: Evaluation | None,
+    constant: Evaluation,
+    cfg: EvalConfig,
+    regions: Mapping[str, RegionMeasures | None] = NO_REGIONS,
+) -> Summary:
     return build_summary(
         sft,
         rl,
-        {"most_frequent": constant, "best_constant": constant, "nearest_image": sft, "nearest_findings": rl},
+        {"most_frequent": constant, "best_constant": constant, "nearest_image": sft, "nearest_findings": rl or sft},
+        regions,
         reward_backend="embedded",
-        data="rendered_openi",
-        seconds={"sft": 61.2, "rl": 120.0},
-        peak_rss_gb=3.21,
+        about={
+            "stage": "all",
+            "images": "rendered X-rays",
+            "seconds": {"sft": 61.2, "rl": 120.0},
+            "peak_rss_gb": 3.21,
+        },
         cfg=cfg,
         seed=0,
     )
@@ -151,3 +174,57 @@ def test_the_markdown_table_has_the_same_cells_in_every_row(improved: Summary) -
     assert len({row.count("|") for row in rows}) == 1
     assert any(row.startswith("| finding_f1 ↑ |") for row in rows)
     assert markdown_table(improved).startswith("**60 held-out test studies, rendered X-rays, embedded reward**")
+
+
+@pytest.fixture
+def seen() -> RegionMeasures:
+    """One study whose heart was found, and whose lungs were not."""
+    boxes = {"cardiac silhouette": Box(0.4, 0.4, 0.7, 0.8), "right lung": Box(0.1, 0.1, 0.4, 0.8)}
+    findings = {"cardiac silhouette": frozenset({"cardiomegaly"}), "right lung": frozenset[str]()}
+    study = Study("s", "test", (), Report("text"), "rendered_openi", boxes=boxes, region_findings=findings)
+    evidence = (
+        RegionEvidence("cardiac silhouette", 0.9, (0.4, 0.4, 0.7, 0.8), {"cardiomegaly": 0.8}),
+        RegionEvidence("right lung", 0.2, (0.6, 0.1, 0.9, 0.8), {}),
+    )
+    found = measure_regions({"s": evidence}, [study], [])
+    assert found is not None
+    return found
+
+
+def test_a_run_that_ends_with_the_warm_start_has_no_rl_and_no_goal_of_it(
+    studies: list[Study], cfg: EvalConfig, seen: RegionMeasures, tmp_path: Path
+) -> None:
+    sft = evaluation(studies, [study.target for study in studies], cfg)
+    summary = summarize(sft, None, evaluation(studies, [NORMAL] * len(studies), cfg), cfg, {"sft": seen})
+    write_summary(tmp_path / "summary.json", summary)
+    read = json.loads((tmp_path / "summary.json").read_text())
+    assert (read["rl"], read["rl_minus_sft"]) == (None, None)
+    assert [goal for goal in reached(summary) if goal.startswith("RL")] == []
+    for width in (80, 140):
+        text = terminal(summary, width)
+        assert "RL" not in text
+        reward = [cell for line in text.splitlines() if line.split()[:1] == ["reward"] for cell in line.split()[2:]]
+        assert len(reward) == 1 + 4, "a column is missing"
+    rows = [line for line in markdown_table(summary).splitlines() if line.startswith("|")]
+    assert len({row.count("|") for row in rows}) == 1
+
+
+def test_regions_are_in_the_file_in_the_terminal_and_among_the_goals(
+    studies: list[Study], cfg: EvalConfig, seen: RegionMeasures
+) -> None:
+    same = evaluation(studies, [study.target for study in studies], cfg)
+    summary = summarize(same, same, same, cfg, {"sft": seen, "rl": seen})
+    assert summary["regions"]["rl"]["regions"]["cardiac silhouette"]["iou"] == pytest.approx(1)
+    assert not reached(summary)["regions: box IoU at least 0.6"]
+    text = terminal(summary)
+    assert "Regions, warm start" in text
+    assert "Regions, RL" in text
+    assert "not reached  regions: box IoU at least 0.6: lungs 0.000, heart 1.000, diaphragms -" in text
+
+
+def test_the_stage_of_the_regions_has_a_summary_without_reports(seen: RegionMeasures) -> None:
+    summary = build_regions_summary(seen, {"stage": "regions", "seconds": {"data": 1.0}, "peak_rss_gb": 1.0})
+    text = terminal(summary)
+    assert "Regions, after stage=regions" in text
+    assert "reward" not in text
+    assert "data 1 s" in text

@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 
+from rrg.model.evidence import read_evidence_file
+
 ROOT = Path(__file__).parents[2]
 RUN_S = 420
 # Measures of time differ between equal runs; everything else must not.
@@ -75,8 +77,42 @@ def test_no_report_text_is_shown_or_logged(first: tuple[Path, str]) -> None:
     run_dir, output = first
     samples = [json.loads(line) for line in (run_dir / "samples_rl.jsonl").read_text().splitlines()]
     logs = [path.read_text(errors="ignore") for path in run_dir.rglob("*.log")]
-    for text in (output, *logs, (run_dir / "metrics.jsonl").read_text()):
+    evidence = read_evidence_file(run_dir / "evidence_rl.jsonl")
+    sentences = {one.sentence for regions in evidence.values() for one in regions if one.sentence}
+    tables = [path.read_text() for path in run_dir.glob("per_study_*.csv")]
+    assert len(tables) == 2
+    for text in (output, *logs, *tables, (run_dir / "metrics.jsonl").read_text()):
         assert not any(row["reference"] in text for row in samples)
+        assert not any(sentence in text for sentence in sentences if len(sentence.split()) > 4)
+
+
+def test_every_report_has_its_evidence_and_every_measure_of_regions_its_place(first: tuple[Path, str]) -> None:
+    run_dir, output = first
+    summary = json.loads((run_dir / "summary.json").read_text())
+    for name in ("sft", "rl"):
+        ids = [json.loads(line)["id"] for line in (run_dir / f"samples_{name}.jsonl").read_text().splitlines()]
+        evidence = read_evidence_file(run_dir / f"evidence_{name}.jsonl")
+        assert list(evidence) == ids
+        assert all(len(regions) == 29 and all(one.box for one in regions) for regions in evidence.values())
+        measures = summary["regions"][name]
+        assert measures["truth"] == {"boxes": "rendered", "labels": "rendered"}
+        assert all(0 <= one["iou"] < one["iou_mean_box"] < 1 for one in measures["regions"].values())
+    assert output.count("mean of 29 regions") == 2
+
+
+def test_the_stage_of_the_regions_ends_with_their_table_and_writes_no_report(
+    cache: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    run_dir = tmp_path_factory.mktemp("regions")
+    output = finish(start(cache, "+exp=smoke", "stage=regions", f"output_dir={run_dir}"))
+    assert "Regions, after stage=regions" in output
+    assert not list(run_dir.glob("samples_*"))
+    evidence = read_evidence_file(run_dir / "evidence_regions.jsonl")
+    assert len(evidence) == 24
+    summary = json.loads((run_dir / "summary.json").read_text())
+    assert (summary["stage"], "sft" in summary) == ("regions", False)
+    assert summary["regions"]["regions"]["groups"]["lungs"]["iou"] > 0
+    assert {row["stage"] for row in rows(run_dir, "warm_start")} == {0.0}
 
 
 def test_every_step_is_recorded_with_finite_numbers(first: tuple[Path, str]) -> None:
@@ -102,6 +138,8 @@ def test_the_evaluation_of_a_checkpoint_writes_and_measures_the_reports_of_the_r
     done = subprocess.run([*command, "--json", str(numbers)], cwd=ROOT, env=env, capture_output=True, timeout=RUN_S)
     assert done.returncode == 0, done.stderr.decode()[-3000:]
     assert out.read_text() == (run_dir / "samples_rl.jsonl").read_text()
+    shown = read_evidence_file(tmp_path / "reports.jsonl.evidence.jsonl")
+    assert shown.keys() == read_evidence_file(run_dir / "evidence_rl.jsonl").keys()
     metrics = json.loads((run_dir / "summary.json").read_text())["rl"]
     assert f"{metrics['reward']:.4f}" in done.stdout.decode()
     assert json.loads(numbers.read_text())

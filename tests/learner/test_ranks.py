@@ -25,7 +25,7 @@ from configs.schema import (
 from learner.group import DeepSpeedLearnerGroup, LearnerError, create_ranks, gather
 from rrg.data import load_studies
 from rrg.data.study import Study
-from rrg.model.backbone import FeatureStore
+from rrg.model.backbone import make_store
 from rrg.model.build import load_policy
 
 STEPS = 3
@@ -54,7 +54,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Config:
 @pytest.fixture(scope="module")
 def studies(config: Config) -> list[Study]:
     loaded = list(load_studies(config.data))
-    FeatureStore(config.data, config.model).prepare(loaded)
+    make_store(config.data, config.model).prepare(loaded)
     return loaded
 
 
@@ -88,7 +88,7 @@ def rollouts(run_dir: Path, studies: list[Study], step: int) -> list[Trajectory]
                     study_id=study.id,
                     sample_index=sample,
                     seed=0,
-                    prompt_length=policy.prompt_length,
+                    prompt_length=len(policy.prompt_tokens(study)),
                     token_ids=kept,
                     logprobs=(-np.log(policy.vocab_size) + 0.2 * rng.standard_normal(len(kept))).astype(np.float32),
                     versions=np.full(len(kept), step, dtype=np.int32),

@@ -14,7 +14,7 @@ from PIL import Image as PILImage
 from configs.schema import DataConfig, ModelConfig
 from rrg.data.study import Image, Report, Study
 from rrg.errors import UserError
-from rrg.model.backbone import FeatureStore
+from rrg.model.backbone import FeatureStore, image_size_of
 
 SIZE = 64
 
@@ -98,3 +98,15 @@ def test_a_missing_image_file_is_named(store: FeatureStore, tmp_path: Path) -> N
 def test_an_image_size_that_the_backbone_cannot_divide_is_refused(size: int, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"data\.image_size"):
         FeatureStore(DataConfig(name="r2gen", cache_dir=str(tmp_path), image_size=size), ModelConfig())
+
+
+def test_without_an_image_size_it_is_the_backbones(tmp_path: Path) -> None:
+    data = DataConfig(name="r2gen", cache_dir=str(tmp_path / "cache"))
+    assert image_size_of(data, ModelConfig()) == 224
+    study = make_study(tmp_path, "a")
+    store = FeatureStore(data, ModelConfig())
+    store.prepare([study])
+    assert store.load(study).values.shape == (14 * 14, 112 + 1280)
+    # Coarse features are stored once, not once for each of the four patches that share them.
+    (file,) = stored_files(tmp_path)
+    assert np.load(file).shape == (1, 14 * 14 * 112 + 7 * 7 * 1280)

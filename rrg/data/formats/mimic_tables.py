@@ -124,5 +124,3 @@ def read_labels(root: Path, log: ProblemLog) -> dict[str, Labels]:
         else:
             labels[row["study_id"]] = tuple(_LABEL_VALUES[cell] for cell in cells)
     return labels
-
-

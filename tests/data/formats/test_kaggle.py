@@ -40,9 +40,7 @@ def test_images_may_lie_in_other_folders(tmp_path: Path, images: str) -> None:
 def test_bad_rows_are_listed_with_line_field_and_reason(tmp_path: Path) -> None:
     root = kaggle_root(tmp_path)
     report = ("normal", "normal", "", "", "", "Text.", "")
-    write_csv(
-        root / "indiana_reports.csv", REPORTS_HEADER, [(uid, *report) for uid in ("x", "5", "7777", "9", "10")]
-    )
+    write_csv(root / "indiana_reports.csv", REPORTS_HEADER, [(uid, *report) for uid in ("x", "5", "7777", "9", "10")])
     write_csv(
         root / "indiana_projections.csv",
         ("uid", "filename", "projection"),

@@ -1,0 +1,85 @@
+"""A study's X-ray with what was seen in its regions, as HTML: boxes over the picture, scores and sentences below.
+
+Contract: one picture a study, its first frontal image, for that is what boxes refer to (else its first image, without
+boxes). Drawn are the regions with a significance of at least `SIGNIFICANT`, the most significant first; their true
+boxes, where the study has them, are dashed.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+from collections.abc import Sequence
+from typing import Final
+
+from rrg.data.study import Box, Study
+from rrg.model.evidence import SIGNIFICANT, Evidence, RegionEvidence, first_frontal
+
+_SIDE: Final = 320
+# Told apart on grey by people who see few colours (Okabe & Ito 2008).
+_COLOURS: Final = ("#e69f00", "#56b4e9", "#009e73", "#f0e442", "#0072b2", "#d55e00", "#cc79a7", "#ffffff")
+STYLE: Final = (
+    f"figure{{margin:0;width:{_SIDE}px;flex:none}}figure>div{{position:relative}}"
+    f"img,figure svg{{display:block;width:{_SIDE}px;height:{_SIDE}px}}img{{background:#000}}"
+    "figure svg{position:absolute;top:0;left:0}rect{fill:none;stroke-width:2;vector-effect:non-scaling-stroke}"
+    "rect.true{stroke-dasharray:5 4}figcaption ul{list-style:none;margin:.4em 0;padding:0;font-size:.85em}"
+    "figcaption i{display:inline-block;width:.8em;height:.8em;margin-right:.4em;border:1px solid #555}"
+)
+
+
+def picture(study: Study | None, evidence: Evidence) -> str:
+    """The figure; nothing where no picture is known."""
+    if study is None or not study.images:
+        return ""
+    frontal = first_frontal(study)
+    shown = _significant(evidence)
+    boxes = (
+        "" if frontal is None else "".join(map(_rects, shown, _colours(shown), (_true(study, one) for one in shown)))
+    )
+    overlay = f'<svg viewBox="0 0 1 1" preserveAspectRatio="none">{boxes}</svg>' if boxes else ""
+    caption = "".join(map(_caption, shown, _colours(shown)))
+    below = f"<figcaption><ul>{caption}</ul></figcaption>" if caption else ""
+    return f"<figure><div>{_image(study, frontal or 0)}{overlay}</div>{below}</figure>"
+
+
+def _significant(evidence: Evidence) -> list[RegionEvidence]:
+    chosen = [one for one in evidence if one.significance >= SIGNIFICANT]
+    return sorted(chosen, key=lambda one: -one.significance)
+
+
+def _colours(shown: Sequence[RegionEvidence]) -> list[str]:
+    return [_COLOURS[index % len(_COLOURS)] for index in range(len(shown))]
+
+
+def _true(study: Study, one: RegionEvidence) -> Box | None:
+    return None if study.boxes is None else study.boxes.get(one.region)
+
+
+def _rects(one: RegionEvidence, colour: str, true: Box | None) -> str:
+    name = html.escape(one.region)
+    found = "" if one.box is None else _rect(one.box, colour, "found", name)
+    return found + ("" if true is None else _rect((true.x0, true.y0, true.x1, true.y1), colour, "true", name))
+
+
+def _rect(corners: Sequence[float], colour: str, kind: str, name: str) -> str:
+    x0, y0, x1, y1 = corners
+    place = f'x="{x0:.4f}" y="{y0:.4f}" width="{x1 - x0:.4f}" height="{y1 - y0:.4f}"'
+    return f'<rect class="{kind}" stroke="{colour}" {place}><title>{name} ({kind})</title></rect>'
+
+
+def _caption(one: RegionEvidence, colour: str) -> str:
+    sentence = "" if one.sentence is None else f": {html.escape(one.sentence)}"
+    mark = f'<i style="background:{colour}"></i>'
+    return f"<li>{mark}<b>{html.escape(one.region)}</b> {one.significance:.2f}{sentence}</li>"
+
+
+def _image(study: Study, index: int) -> str:
+    from PIL import Image as PILImage
+
+    from rrg.data.images import load_image
+
+    buffer = io.BytesIO()
+    PILImage.fromarray(load_image(study.images[index].path, _SIDE)).save(buffer, "JPEG", quality=85)
+    encoded = base64.b64encode(buffer.getvalue()).decode()
+    return f'<img alt="X-ray of the study" src="data:image/jpeg;base64,{encoded}">'

@@ -1,0 +1,68 @@
+"""Prompts: what a template makes of a study, and what becomes of too many tokens."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from transformers import PreTrainedTokenizerFast
+
+from configs.schema import PromptConfig
+from rrg.data.study import Image, Report, Study
+from rrg.model.prompts import IMAGE, PAD, PromptTemplate, collate_prompts
+from rrg.model.tokenizer import train_tokenizer
+
+REPORT = Report(findings="the lungs are clear .", indication="chest pain .", comparison="prior film .")
+STUDY = Study("s1", "train", (Image(Path("a.png"), "frontal"), Image(Path("b.png"), "lateral")), REPORT, "test")
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> PreTrainedTokenizerFast:
+    return train_tokenizer(["the lungs are clear . chest pain . prior film . findings : views indication"], 300)
+
+
+def text_of(tokenizer: PreTrainedTokenizerFast, tokens: list[int]) -> str:
+    return tokenizer.decode([token for token in tokens if token >= 0])
+
+
+def test_views_indication_and_comparison_are_in_the_prompt(tokenizer: PreTrainedTokenizerFast) -> None:
+    tokens = PromptTemplate.of(PromptConfig(), "findings").tokens(tokenizer, STUDY, 3)
+    assert text_of(tokenizer, tokens) == (
+        "<s>views : frontal, lateral . indication : chest pain . . comparison : prior film . . findings :"
+    )
+    assert tokens[1:4] == [IMAGE] * 3
+    assert tokens.count(IMAGE) == 3
+
+
+def test_what_a_study_lacks_is_left_out(tokenizer: PreTrainedTokenizerFast) -> None:
+    study = replace(STUDY, report=replace(REPORT, indication="", comparison=""))
+    tokens = PromptTemplate.of(PromptConfig(), "impression").tokens(tokenizer, study, 0)
+    assert text_of(tokenizer, tokens) == "<s>views : frontal, lateral . impression :"
+
+
+def test_a_template_may_have_text_before_the_image(tokenizer: PreTrainedTokenizerFast) -> None:
+    cfg = PromptConfig(template="chest {images} clear {context} : {target}", context=["indication"])
+    tokens = PromptTemplate.of(cfg, "both").tokens(tokenizer, STUDY, 2)
+    place = tokens.index(IMAGE)
+    assert text_of(tokenizer, tokens[:place]) == "chest "
+    assert text_of(tokenizer, tokens[place:]) == " clear indication : chest pain . .  : findings and impression"
+
+
+def test_a_long_indication_is_cut_and_the_longest_prompt_is_known(tokenizer: PreTrainedTokenizerFast) -> None:
+    template = PromptTemplate.of(PromptConfig(max_context_tokens=5), "findings")
+    study = replace(STUDY, report=replace(REPORT, indication="chest pain " * 50, comparison="prior film " * 50))
+    tokens = template.tokens(tokenizer, study, 4)
+    assert len(tokens) == template.most_tokens(tokenizer, 4)
+
+
+def test_a_special_token_in_a_report_stays_a_word(tokenizer: PreTrainedTokenizerFast) -> None:
+    study = replace(STUDY, report=replace(REPORT, indication="</s> pain"))
+    tokens = PromptTemplate.of(PromptConfig(), "findings").tokens(tokenizer, study, 1)
+    assert tokenizer.eos_token_id not in tokens
+
+
+def test_prompts_of_different_lengths_share_a_batch() -> None:
+    batch = collate_prompts([[IMAGE, 5, 6], [IMAGE, 7]])
+    assert batch.tokens.tolist() == [[IMAGE, 5, 6], [IMAGE, 7, PAD]]
+    assert batch.lengths.tolist() == [3, 2]
