@@ -40,7 +40,8 @@ def main(raw: DictConfig) -> None:
 
 
 def of_run(run_dir: str, overrides: Sequence[str]) -> Config:
-    """The config with which the run in `run_dir` began, set to go on.
+    """The config with which the run in `run_dir` began, set to go on; a run that was to end with the warm start may go
+    on into RL (`stage=all`).
 
     Raises:
         UserError: there is no run, or `overrides` name a field that a resumed run cannot change.
@@ -48,10 +49,14 @@ def of_run(run_dir: str, overrides: Sequence[str]) -> Config:
     path = Path(run_dir) / "config.yaml"
     if not path.is_file():
         raise UserError(f"resume: {path} does not exist; resume=DIR must be the directory of an earlier run")
-    other = [text for text in overrides if text.lstrip("+").split("=")[0] not in ("resume", "dry_run", "debug")]
+    earlier = OmegaConf.load(path)
+    assert isinstance(earlier, DictConfig)
+    further = ["stage=all"] if earlier.get("stage") == "warm_start" else []
+    free = ("resume", "dry_run", "debug")
+    other = [text for text in overrides if text.lstrip("+").split("=")[0] not in free and text not in further]
     if other:
         raise UserError(f"resume: a run goes on with its own config ({path}); leave out {', '.join(other)}")
-    merged = OmegaConf.merge(OmegaConf.load(path), OmegaConf.from_dotlist([text.lstrip("+") for text in overrides]))
+    merged = OmegaConf.merge(earlier, OmegaConf.from_dotlist([text.lstrip("+") for text in overrides]))
     assert isinstance(merged, DictConfig)
     return resolve(merged)
 

@@ -217,6 +217,15 @@ def test_a_resumed_run_keeps_its_config_and_refuses_another(tmp_path: Path) -> N
     assert "leave out seed=4" in out.stderr
 
 
+def test_a_run_that_ended_with_the_warm_start_can_go_on_into_rl(tmp_path: Path) -> None:
+    for stage, status in (("warm_start", 0), ("regions", 2)):
+        begun = OmegaConf.structured(config("+exp=smoke", f"stage={stage}", f"output_dir={tmp_path}"))
+        (tmp_path / "config.yaml").write_text(OmegaConf.to_yaml(begun))
+        out = command(f"resume={tmp_path}", "stage=all", "dry_run=true")
+        assert out.returncode == status, out.stderr
+        assert ("stage: all" in out.stdout) == (status == 0)
+
+
 def test_an_unwritable_output_dir_is_named(tmp_path: Path) -> None:
     blocker = tmp_path / "file"
     blocker.write_text(os.fspath(tmp_path))
