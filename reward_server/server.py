@@ -75,7 +75,7 @@ class RewardServer:
                 ("grpc.max_send_message_length", size),
                 ("grpc.so_reuseport", 0),  # a port in use is an error
                 ("grpc.max_connection_age_ms", _CONNECTION_AGE_MS),
-                ("grpc.http2.min_recv_ping_interval_without_data_ms", _FASTEST_PING_MS),
+                ("grpc.http2.min_ping_interval_without_data_ms", _FASTEST_PING_MS),
                 # A client that has nothing to ask for a while (a long warm start) is not hung up on.
                 ("grpc.keepalive_permit_without_calls", 1),
             ],
