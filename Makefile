@@ -9,7 +9,7 @@ READY := $(VENV)/.ready-$(DEVICE)
 
 .PHONY: demo test test-slow lint setup lock protos clean
 
-demo: setup  ## The whole job on two cores: 12 minutes after the install.
+demo: setup  ## The whole job on two cores: 20 minutes after the install.
 	$(VENV)/bin/python -m learner.main
 
 test: setup lint  ## The test suite.

@@ -21,12 +21,15 @@ from rrg.model.evidence import Evidence
 class WeightsRef:
     """A published version of the weights: where to get it and how to check it.
 
-    `tensors` is a `ray.ObjectRef` of `dict[str, ndarray]` with the keys of `ReportPolicy.export_tensors()`.
+    `tensors` is a `ray.ObjectRef` of `dict[str, ndarray]` with the keys of `ReportPolicy.export_tensors()`, or that
+    mapping itself within one process. `digest` is `actors.weights.weights_digest` of the arrays; only a mapping may
+    come without.
     """
 
     version: int
     tensors: Any
     canary: Canary
+    digest: str | None = None
 
 
 @dataclass(frozen=True)

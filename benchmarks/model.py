@@ -107,7 +107,8 @@ class _Step:
         lengths: list[int] = drawn.clamp(_FEWEST, cfg.rollout.max_new_tokens).tolist()
         self._prompt = self.policy.prompt.most_tokens(self.policy.tokenizer, self.policy.visual_tokens)
         total = [self._prompt + length for length in lengths]
-        rounds = micro_batch_rounds(total, token_budget=cfg.learner.micro_batch_tokens, world_size=1)
+        budget, most = cfg.learner.micro_batch_tokens, cfg.learner.micro_batch_sequences
+        rounds = micro_batch_rounds(total, token_budget=budget, most=most, world_size=1)
         self._batches = [[(i // SAMPLES, lengths[i]) for i in share] for (share,) in rounds]
         self.tokens = sum(total)
         self.computed = sum(len(b) * (self._prompt + max(length for _, length in b)) for b in self._batches)

@@ -1,10 +1,14 @@
-"""Rules that no single field's type can tell: each refuses a combination and says why and what to do."""
+"""Rules that no single field's type can tell: each refuses a combination and says why and what to do.
+
+Those of the model are in `configs.check_model`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from configs.schema import Config, PromptConfig, RewardConfig
+from configs.check_model import check_model
+from configs.schema import Config, RewardConfig
 from rrg.errors import UserError
 
 _PENALTIES = ("repetition", "length", "positive_f1")
@@ -29,7 +33,7 @@ _COMPOSITES = ("embedded", "radcliq_v1", "radcliq_v0")
 
 def check(cfg: Config) -> None:
     """Raises UserError with every broken rule, one a line."""
-    broken = [*_ranges(cfg), *_combinations(cfg), *_model(cfg), *_reward(cfg.reward)]
+    broken = [*_ranges(cfg), *_combinations(cfg), *_warm_start(cfg), *check_model(cfg), *_reward(cfg.reward)]
     if broken:
         raise UserError("this configuration cannot run:\n" + "\n".join(f"  - {rule}" for rule in broken))
 
@@ -49,11 +53,13 @@ def _ranges(cfg: Config) -> Iterator[str]:
         "reward.timeout_s": cfg.reward.timeout_s,
         "learner.num_ranks": cfg.learner.num_ranks,
         "learner.threads": cfg.learner.threads,
+        "learner.micro_batch_sequences": cfg.learner.micro_batch_sequences,
         "learner.grad_clip": cfg.learner.grad_clip,
         "learner.sft.captions_per_study": cfg.learner.sft.captions_per_study,
         "learner.sft.batch_size": cfg.learner.sft.batch_size,
         "learner.sft.llm_lr_scale": cfg.learner.sft.llm_lr_scale,
         "learner.sft.lr": cfg.learner.sft.lr,
+        "learner.sft.regions_lr": cfg.learner.sft.regions_lr,
         "learner.rl.studies_per_step": cfg.learner.rl.studies_per_step,
         "learner.rl.minibatches": cfg.learner.rl.minibatches,
         "learner.rl.lr": cfg.learner.rl.lr,
@@ -113,8 +119,6 @@ def _combinations(cfg: Config) -> Iterator[str]:
     head_size = cfg.model.llm.hidden_size // cfg.model.llm.num_heads
     if cfg.model.llm.path is None and head_size % 32:
         yield f"model.llm.hidden_size / num_heads = {head_size}: vLLM's attention on CPUs needs a multiple of 32"
-    if cfg.stage == "regions" and not cfg.model.regions:
-        yield "stage=regions with model.regions=off: there is nothing to train"
     if cfg.data.limit_test is not None and cfg.data.limit_test <= cfg.evaluation.permutations:
         yield "data.limit_test must be above evaluation.permutations (the shuffle gap needs other studies)"
     if cfg.model.dtype == "bfloat16" and (learner.gpus_per_rank == 0 or rollout.gpus_per_actor == 0):
@@ -125,46 +129,25 @@ def _combinations(cfg: Config) -> Iterator[str]:
         yield "learner.gpus_per_rank and rollout.gpus_per_actor: both on GPUs or both on CPUs"
 
 
-def _model(cfg: Config) -> Iterator[str]:
-    model, rollout = cfg.model, cfg.rollout
-    if model.llm.train not in ("full", "lora"):
-        yield f"model.llm.train={model.llm.train}: full or lora"
-    if model.backbone.train not in ("frozen", "full", "lora"):
-        yield f"model.backbone.train={model.backbone.train}: frozen, full or lora"
-    if model.llm.broadcast not in ("merged", "adapter"):
-        yield f"model.llm.broadcast={model.llm.broadcast}: merged or adapter"
-    elif model.llm.broadcast == "adapter" and model.llm.train != "lora":
-        yield "model.llm.broadcast=adapter without model.llm.train=lora: there is no adapter to send"
-    for name, lora in {"llm": model.llm.lora, "backbone": model.backbone.lora}.items():
-        if lora.rank <= 0:
-            yield f"model.{name}.lora.rank={lora.rank}: must be above 0 (full training is model.{name}.train=full)"
-    if not model.regions and model.global_tokens == 0:
-        yield "model.regions=off with model.global_tokens=0: the language model would see nothing of the image"
-    if rollout.tensor_parallel > 1 and rollout.gpus_per_actor != rollout.tensor_parallel:
-        yield (
-            f"rollout.tensor_parallel={rollout.tensor_parallel} needs rollout.gpus_per_actor={rollout.tensor_parallel} "
-            f"(it is {rollout.gpus_per_actor:g})"
-        )
-    yield from _prompt(model.prompt)
-
-
-def _prompt(prompt: PromptConfig) -> Iterator[str]:
-    for name, text, count in (
-        ("template", prompt.template, prompt.template.count("{images}")),
-        *((name, text, text.count("{text}")) for name, text in _context_parts(prompt).items()),
-    ):
-        if count != 1:
-            wanted = "{images}" if name == "template" else "{text}"
-            yield f"model.prompt.{name}={text!r}: must hold {wanted} exactly once"
-    for name in prompt.context:
-        if name not in _context_parts(prompt):
-            yield f"model.prompt.context has {name!r}: it may hold {', '.join(_context_parts(prompt))}"
-    if prompt.context and "{context}" not in prompt.template:
-        yield "model.prompt.context is set, and model.prompt.template has no {context}: add it, or empty the list"
-
-
-def _context_parts(prompt: PromptConfig) -> dict[str, str]:
-    return {"views": prompt.views, "indication": prompt.indication, "comparison": prompt.comparison}
+def _warm_start(cfg: Config) -> Iterator[str]:
+    sft = cfg.learner.sft
+    for name, value in {
+        "regions_epochs": sft.regions_epochs,
+        "epochs": sft.epochs,
+        "finding_token_weight": sft.finding_token_weight,
+        "region_weight": sft.region_weight,
+        "significance_weight": sft.significance_weight,
+        "attention_weight": sft.attention_weight,
+        "caption_weight": sft.caption_weight,
+    }.items():
+        if value < 0:
+            yield f"learner.sft.{name}={value:g}: must not be below 0 (0 leaves it out)"
+    if cfg.stage == "regions" and not cfg.model.regions:
+        yield "stage=regions with model.regions=off: there is nothing to train"
+    if cfg.stage == "regions" and sft.regions_epochs == 0:
+        yield "stage=regions with learner.sft.regions_epochs=0: there is nothing to train, set it above 0"
+    elif sft.regions_epochs == 0 and sft.epochs == 0:
+        yield "learner.sft.epochs=0 with learner.sft.regions_epochs=0: nothing would be learnt, set one above 0"
 
 
 def _reward(reward: RewardConfig) -> Iterator[str]:

@@ -243,6 +243,9 @@ class LearnerConfig:
     betas: tuple[float, float] = (0.9, 0.95)
     # Most tokens (prompt + report, padding included) of one micro-batch.
     micro_batch_tokens: int = 4096
+    # ... and most reports of one: the budget does not know what images cost. Lower it for a trained backbone (RAD-DINO
+    # keeps about a gigabyte an image for the backward pass).
+    micro_batch_sequences: int = 256
     timeout_s: float = 900.0
     sft: SFTConfig = field(default_factory=SFTConfig)
     rl: RLConfig = field(default_factory=RLConfig)

@@ -1,9 +1,10 @@
 """`python -m learner.ablate`: the warm start of LM-RRG without each of its parts, from one seed and budget, as a table.
 
 Contract: runs `learner.main stage=warm_start` once an arm and seed, one after the other, each in a directory of its
-own below --out. What is finished (its `summary.json` is there) is not run again, what was killed goes on, and a run
-that fails is reported while the others go on. Ends with the table: terminal, `table.md`, `table.json`. Exit status 0; 1
-where a run failed; 2 for a person's mistake.
+own below --out. Started again after it was killed, it keeps the finished runs (those with a `summary.json`) and resumes
+the one that was cut off, whose warm start begins again unless that was finished. A run that fails is reported while the
+others go on. Ends with the table: terminal, `table.md`, `table.json`. Exit status 0; 1 where a run failed; 2 for a
+person's mistake.
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ class Run:
         return (self.folder / "summary.json").is_file()
 
     def command(self, overrides: Sequence[str]) -> list[str]:
-        """What to run; a run that was begun goes on with the config that it has."""
+        """What to run; a run that was begun is resumed with the config that it has."""
         main = [sys.executable, "-m", "learner.main"]
         if (self.folder / "config.yaml").is_file():
             return [*main, f"resume={self.folder}"]

@@ -11,18 +11,18 @@ from collections.abc import Sequence
 Round = tuple[tuple[int, ...], ...]
 
 
-def micro_batch_rounds(lengths: Sequence[int], *, token_budget: int, world_size: int) -> list[Round]:
+def micro_batch_rounds(lengths: Sequence[int], *, token_budget: int, most: int, world_size: int) -> list[Round]:
     """Lay sequences into rounds; `rounds[k][rank]` are the indices of that rank's k-th micro-batch, ascending.
 
     `lengths` are the sequences' tokens, prompts included. They are taken longest first, so that the first round shows
     whether the memory is enough and padding stays small. A micro-batch holds as many as fit `token_budget` (padding
-    included), but at least one. In the last round a rank may have nothing (an empty tuple).
+    included), and no more than `most`, but at least one. In the last round a rank may have nothing (an empty tuple).
     """
     order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
     rounds: list[Round] = []
     start = 0
     while start < len(order):
-        fit = max(1, token_budget // lengths[order[start]])
+        fit = max(1, min(most, token_budget // lengths[order[start]]))
         taken = order[start : start + fit * world_size]
         rounds.append(tuple(tuple(sorted(taken[rank::world_size])) for rank in range(world_size)))
         start += len(taken)

@@ -112,15 +112,18 @@ def _batches(
     import torch
 
     from actors.evidence import draft_evidence, write_sentences
+    from actors.weights import keep_embeddings_alone
     from rrg.model.backbone import make_store
     from rrg.model.build import load_policy
     from rrg.model.lora import merged_state_dict
 
     torch.set_num_threads(cfg.rollout.threads)
     store = make_store(cfg.data, cfg.model)
-    policy = load_policy(folder).to("cuda" if cfg.rollout.gpus_per_actor > 0 else "cpu")
+    policy = load_policy(folder)  # on the CPU: the device is to hold the LLM once, in the engine
     engine = RolloutEngine(folder / "llm", cfg.rollout, cfg.model.dtype)
     engine.load_weights(merged_state_dict(policy.llm), version=0)
+    keep_embeddings_alone(policy)
+    policy.to("cuda" if cfg.rollout.gpus_per_actor > 0 else "cpu")
     sampling = Sampling(cfg.rollout.max_new_tokens, policy.eos_token_id, greedy=True)
     try:
         for start in range(0, len(studies), BATCH):
@@ -146,7 +149,8 @@ def _signature(cfg: Config, policy: Path, studies: StudySet, split: Split) -> di
     """What a file of reports must agree in to be gone on with."""
     digest = hashlib.sha256()
     for path in sorted(policy.rglob("*.safetensors")):
-        digest.update(path.read_bytes())
+        with path.open("rb") as file:
+            hashlib.file_digest(file, lambda: digest)
     return {
         "policy_sha256": digest.hexdigest(),
         "studies": studies.fingerprint,

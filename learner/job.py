@@ -141,7 +141,7 @@ def reports_and_rl(
             rl, regions["rl"] = evaluate_policy(cfg, run_dir, "rl", algo, client, studies)
             tracker.log("evaluation", algo.rl_step, scalars(rl))
     with show.phase("controls"):
-        constant = evaluate_controls(cfg, client, studies)
+        constant = evaluate_controls(cfg, client, studies, show)
     backend = client.describe().backend
     return lambda about: build_summary(sft, rl, constant, regions, backend, about, cfg.evaluation, cfg.seed)
 
@@ -253,15 +253,28 @@ def _write_whole(path: Path, text: str) -> None:
     partial_path.replace(path)
 
 
-def evaluate_controls(cfg: Config, client: RewardClient, studies: StudySet) -> dict[str, Evaluation]:
-    """The measures of reports that need no policy: constants and nearest neighbours (`learner.evaluation.controls`)."""
+def evaluate_controls(cfg: Config, client: RewardClient, studies: StudySet, show: Show) -> dict[str, Evaluation]:
+    """The measures of reports that need no policy: constants and nearest neighbours (`learner.evaluation.controls`).
+
+    The nearest image is found by the features of a frozen backbone, which are stored already. A run that trains its
+    backbone goes without: they would take a pass over all training and test images and, for RAD-DINO, 2 MB of disk
+    an image.
+    """
     train, test = studies.split("train"), studies.split("test")
-    store = FeatureStore(cfg.data, cfg.model)  # of the backbone as it was before any training
-    store.prepare([*train, *test])
     reward = partial(reward_from_components, cfg=cfg.reward)
-    texts = controls.all_controls(
-        train, test, _pooled(store, train), _pooled(store, test), client.score, reward, cfg.evaluation, cfg.seed
-    )
+    texts = {
+        "most_frequent": controls.most_frequent(train, test),
+        "best_constant": controls.best_constant(train, test, client.score, reward, cfg.evaluation, cfg.seed),
+    }
+    if cfg.model.backbone.train == "frozen":
+        store = FeatureStore(cfg.data, cfg.model)
+        texts["nearest_image"] = controls.nearest_image(train, _pooled(store, train), _pooled(store, test))
+    else:
+        show.line(
+            f"control nearest_image: left out with model.backbone.train={cfg.model.backbone.train}, for it takes the "
+            "features of a frozen backbone"
+        )
+    texts["nearest_findings"] = controls.nearest_findings(train, test)
     return {name: _evaluate(cfg, client, test, hypotheses) for name, hypotheses in texts.items()}
 
 

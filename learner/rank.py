@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 # Folders in the run directory.
 INITIAL_POLICY = "initial"
 WARM_START = "warm_start"
+_BETWEEN_STAGES = "between_stages"
 
 
 @dataclass(frozen=True)
@@ -122,6 +123,7 @@ class DeepSpeedRank:
             aside = folder.with_suffix(".tmp")
             save_policy(policy, aside)
             aside.rename(folder)
+            policy.llm.name_or_path = str(folder / "llm")
 
     # The warm start
 
@@ -156,11 +158,13 @@ class DeepSpeedRank:
     def end_warm_start(self) -> None:
         """Save the policy where RL begins."""
         self.export_policy(str(self._run_dir / WARM_START))
+        if self._rank == 0:
+            shutil.rmtree(self._run_dir / _BETWEEN_STAGES, ignore_errors=True)
 
     def _next_stage(self, stage: Phase) -> None:
         from rrg.model.build import load_policy
 
-        between = self._run_dir / "between_stages"
+        between = self._run_dir / _BETWEEN_STAGES
         self.export_policy(str(between))
         policy = load_policy(between)
         policy.refresh_region_queries()
@@ -173,13 +177,19 @@ class DeepSpeedRank:
 
         The warm start, frozen, is the KL's reference in both cases.
         """
+        from learner.restore import load_trained
         from rrg.model.build import load_policy
 
         warm_start = self._run_dir / WARM_START
         start = warm_start if checkpoint is None else Path(checkpoint) / "policy"
-        self._open(load_policy(start), "rl")
+        policy = load_policy(start)
+        # The base of a LoRA policy is that of the warm start, which stays; a checkpoint is pruned some day.
+        policy.llm.name_or_path = str(warm_start / "llm")
+        self._open(policy, "rl")
         if checkpoint is not None:
-            path, _ = self._engine.load_checkpoint(checkpoint, tag="deepspeed")
+            path, _ = self._engine.load_checkpoint(
+                checkpoint, tag="deepspeed", load_module_strict=False, custom_load_fn=load_trained
+            )
             if path is None:
                 raise UserError(f"{checkpoint}/deepspeed holds nothing for {self._world_size} learner rank(s)")
         self._reference = load_policy(warm_start).requires_grad_(False).to(self._device)
@@ -208,11 +218,13 @@ class DeepSpeedRank:
         """Publish the weights as `version` (rank 0; None from the others): float32 arrays in Ray's object store."""
         import ray
 
+        from actors.weights import weights_digest
+
         if self._rank > 0:
             return None
         tensors = self._policy.export_tensors(self._config.model.llm.broadcast)
         arrays = {name: _as_array(value) for name, value in tensors.items()}
-        return WeightsRef(version, ray.put(arrays), self._policy.canary())
+        return WeightsRef(version, ray.put(arrays), self._policy.canary(), weights_digest(arrays))
 
     def export_policy(self, folder: str) -> None:
         """Save the policy to `folder` (replaced as a whole); returns when every rank can read it."""
@@ -226,30 +238,35 @@ class DeepSpeedRank:
             save_policy(self._policy, aside)
             shutil.rmtree(folder, ignore_errors=True)
             aside.rename(folder)
+            self._policy.llm.name_or_path = str(Path(folder) / "llm")  # what the next one may link to
         dist.barrier()
 
     def save(self, folder: str) -> None:
-        """Write `folder/deepspeed` (every rank) and `folder/policy`."""
-        self._engine.save_checkpoint(folder, tag="deepspeed", save_latest=False)
+        """Write `folder/deepspeed` (every rank; what is trained and its optimizer) and `folder/policy`."""
+        self._engine.save_checkpoint(folder, tag="deepspeed", save_latest=False, exclude_frozen_parameters=True)
+        linked_to = self._policy.llm.name_or_path
         self.export_policy(str(Path(folder) / "policy"))
+        self._policy.llm.name_or_path = linked_to  # `folder` gets another name, and is pruned some day
 
     def _open(self, policy: ReportPolicy, phase: Phase) -> None:
         """Put `policy` under a fresh engine that trains what `phase` trains."""
         from learner.engine import ParameterGroup, make_engine
         from learner.sft import stage_parameters
+        from rrg.model.precision import buffers_kept
 
         learner = self._config.learner
         self._policy = policy.to(self._device)
         self._phase = phase
         seeing, writing = stage_parameters(policy, "policy" if phase == "rl" else phase, self._config)
         scale = 1.0 if phase == "rl" else learner.sft.llm_lr_scale
-        self._engine = make_engine(
-            self._policy,
-            [ParameterGroup(seeing), ParameterGroup(writing, scale)],
-            learner,
-            weight_decay=0.0 if phase == "rl" else learner.sft.weight_decay,
-            bf16=self._config.model.dtype == "bfloat16",
-        )
+        with buffers_kept(self._policy):
+            self._engine = make_engine(
+                self._policy,
+                [ParameterGroup(seeing), ParameterGroup(writing, scale)],
+                learner,
+                weight_decay=0.0 if phase == "rl" else learner.sft.weight_decay,
+                bf16=self._config.model.dtype == "bfloat16",
+            )
 
     def _inputs(self, study_ids: Sequence[str]) -> PolicyInputs:
         return self._policy.inputs([self._studies[name] for name in study_ids], self._store)

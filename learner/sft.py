@@ -9,9 +9,9 @@ of that region. The language model learns from the captions too; from scratch th
 it. Stage "policy" trains all on whole reports, with those losses kept on. Without the first stage the language model
 learns to write fluent reports that ignore the image, and never comes back from there.
 
-The region queries are the language model's encodings of the descriptions. They are made again when a stage ends, not in
-every step: the extractor would have to follow queries that move under it, and a step would cost one more pass of the
-language model; within a stage they are constants.
+The region queries are the language model's encodings of the descriptions. They are made again between the two stages,
+not in every step: the extractor would have to follow queries that move under it, and a step would cost one more pass of
+the language model; within a stage they are constants.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def sft_totals(batches: Sequence[SFTBatch], cfg: SFTConfig) -> SFTTotals:
         studies=float(sum(batch.targets.known.sum() for batch in counting)),
         boxes=float(sum(batch.targets.maps.any(-1).sum() for batch in counting)),
         tokens=float(sum(_token_weights(batch, cfg).sum() for batch in counting)),
-        caption_tokens=float(sum(batch.captions.mask.sum() for batch in counting if batch.captions is not None)),
+        caption_tokens=float(sum(_caption_weights(batch).sum() for batch in counting)),
     )
 
 
@@ -146,7 +146,7 @@ def sft_loss(
     none = output.regions.attention.new_zeros(())
     losses["caption_loss"] = (cfg.caption_weight, none)
     if output.caption_logprobs is not None and batch.captions is not None:
-        captions = report_loss(output.caption_logprobs, batch.captions.mask.float()) / max(1.0, totals.caption_tokens)
+        captions = report_loss(output.caption_logprobs, _caption_weights(batch)) / max(1.0, totals.caption_tokens)
         losses["caption_loss"] = (cfg.caption_weight, captions)
     if output.logprobs is not None:
         losses["report_loss"] = (
@@ -170,6 +170,11 @@ def stage_parameters(policy: ReportPolicy, stage: Stage, cfg: Config) -> tuple[l
 
 def _token_weights(batch: SFTBatch, cfg: SFTConfig) -> Tensor:
     return batch.mask + (cfg.finding_token_weight - 1.0) * batch.stated
+
+
+def _caption_weights(batch: SFTBatch) -> Tensor:
+    """Of each caption token [M, T]; none where there are no captions."""
+    return torch.zeros(()) if batch.captions is None else batch.captions.mask * float(batch.captioned)
 
 
 def _mean(losses: Tensor) -> Tensor:

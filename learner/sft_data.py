@@ -1,8 +1,9 @@
 """Which studies the warm start sees when, and how they become tensors.
 
-Contract: `sft_schedule(...)[i]` depends on nothing but its arguments and i, so a killed run goes on at any step; so
-does what `sft_micro_batches` makes of it. A step is split by a token budget into the same number of micro-batches for
-every rank; `learner.sft` divides by totals of the whole step, so that the split never changes the gradient.
+Contract: `sft_schedule(...)[i]` depends on nothing but its arguments and i, so a warm start that begins again gives the
+same numbers; so does what `sft_micro_batches` makes of it. A step is split by a token budget into the same number of
+micro-batches for every rank; `learner.sft` divides by totals of the whole step, so that the split never changes the
+gradient.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from rrg.data.study import Study
 from rrg.errors import UserError
 from rrg.model.backbone import ImageStore
 from rrg.model.boxes import box_maps
+from rrg.model.evidence import first_frontal
 from rrg.model.policy import CaptionBatch, PolicyInputs, ReportPolicy
 
 Stage = Literal["regions", "policy"]
@@ -65,7 +67,9 @@ class RegionTargets:
 class SFTBatch:
     """Studies with their reports: `ids` int64 and `mask` bool [B, T]; `stated` marks the tokens that state findings.
 
-    `captions` is None where no region has any. `counts` is False where a rank has nothing left to do and only keeps
+    `captions` is None without captioning. `captioned` is False where no region of the studies has one: a stand-in then
+    keeps the language model and the region tokens in the gradient, as the ranks' collective calls want it, and is to
+    weigh nothing. `counts` is False where a rank has nothing left to do and only keeps
     step with the others: its loss is to be zero.
     """
 
@@ -75,6 +79,7 @@ class SFTBatch:
     stated: Tensor
     targets: RegionTargets
     captions: CaptionBatch | None = None
+    captioned: bool = True
     counts: bool = True
 
     def __len__(self) -> int:
@@ -88,6 +93,7 @@ class SFTBatch:
             self.stated.to(device),
             self.targets.to(device),
             None if self.captions is None else self.captions.to(device),
+            self.captioned,
             self.counts,
         )
 
@@ -195,12 +201,16 @@ def sft_micro_batches(
     count = cfg.learner.sft.captions_per_study if cfg.model.captioning and policy.regions else 0
     chosen = [choose_captions(study, policy.regions, count, f"{cfg.seed}/{step.index}") for study in studies]
     costs = [_cost(policy, study, captions, step.stage, limit) for study, captions in zip(studies, chosen, strict=True)]
-    rounds = micro_batch_rounds(costs, token_budget=cfg.learner.micro_batch_tokens, world_size=world_size)
+    learner = cfg.learner
+    rounds = micro_batch_rounds(
+        costs, token_budget=learner.micro_batch_tokens, most=learner.micro_batch_sequences, world_size=world_size
+    )
     batches = []
     for shares in rounds:
         rows = shares[rank] or shares[0][:1]
         picked, captions = [studies[row] for row in rows], [chosen[row] for row in rows]
-        batches.append(collate(policy, store, picked, captions, limit, counts=bool(shares[rank])))
+        batch = collate(policy, store, picked, captions, limit, captioning=count > 0, counts=bool(shares[rank]))
+        batches.append(batch)
     return batches
 
 
@@ -211,6 +221,7 @@ def collate(
     captions: Sequence[Captions],
     max_tokens: int,
     *,
+    captioning: bool,
     counts: bool = True,
 ) -> SFTBatch:
     """Everything that `sft_loss` needs of some studies; reports and captions are cut at `max_tokens`."""
@@ -224,15 +235,16 @@ def collate(
         mask=mask,
         stated=mask & (torch.arange(ids.shape[1]) < stated[:, None]),
         targets=region_targets(studies, policy.regions, policy.findings, store.grid),
-        captions=_caption_batch(policy, captions, max_tokens),
+        captions=_caption_batch(policy, captions, max_tokens) if captioning else None,
+        captioned=any(captions),
         counts=counts,
     )
 
 
-def _caption_batch(policy: ReportPolicy, captions: Sequence[Captions], max_tokens: int) -> CaptionBatch | None:
+def _caption_batch(policy: ReportPolicy, captions: Sequence[Captions], max_tokens: int) -> CaptionBatch:
+    """Where nothing is said of any region, an empty text about the first region of the first study."""
     rows = [(row, name, text) for row, texts in enumerate(captions) for name, text in texts.items()]
-    if not rows:
-        return None
+    rows = rows or [(0, policy.regions[0], "")]
     column = {name: index for index, name in enumerate(policy.regions)}
     ids, mask = policy.tokenize([text for _, _, text in rows], max_tokens)
     study, region = torch.tensor([[row, column[name]] for row, name, _ in rows]).T
@@ -265,7 +277,7 @@ def region_targets(
         by_study[row, [column[name] for name in study.findings or ()]] = 1.0
         for index, region in enumerate(regions):
             by_region[row, index, [column[name] for name in (study.region_findings or {}).get(region, ())]] = 1.0
-        first = next((i for i, image in enumerate(study.images) if image.view == "frontal"), None)
+        first = first_frontal(study)
         boxed = [index for index, region in enumerate(regions) if region in (study.boxes or {})]
         if study.boxes is not None and first is not None and boxed:
             boxes = [study.boxes[regions[index]] for index in boxed]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
-from functools import cache
+from functools import lru_cache
 from typing import Final
 
 from rrg.data.mentions import findings_in, region_sentences
@@ -16,6 +16,9 @@ from rrg.data.study import IMPRESSION_MARK, Study
 
 # Captions are short, since they are padded to the longest of a batch; nineteen of twenty are whole.
 _MOST_WORDS: Final = 24
+
+# Reports whose splitting is remembered: MIMIC-CXR has too many to keep them all.
+_TEXTS_KEPT: Final = 1 << 14
 
 # Region: what is to be written about it.
 Captions = Mapping[str, str]
@@ -26,7 +29,7 @@ def study_text(study: Study) -> str:
     return " ".join(part for part in findings_first(study.target) if part)
 
 
-@cache
+@lru_cache(maxsize=_TEXTS_KEPT)
 def findings_first(report: str) -> tuple[str, str]:
     """The sentences of a cleaned report that state a finding, and the others, each in their order; an impression that
     follows `IMPRESSION_MARK` stays as it is, among the others.
@@ -61,12 +64,12 @@ def region_texts(study: Study) -> Mapping[str, str]:
     return {region: _caption(texts) for region, texts in study.region_sentences.items() if texts}
 
 
-@cache
+@lru_cache(maxsize=_TEXTS_KEPT)
 def _spoken(findings: str) -> Mapping[str, str]:
     return {region: _caption(tuple(texts)) for region, texts in region_sentences(findings).items()}
 
 
-@cache
+@lru_cache(maxsize=_TEXTS_KEPT)
 def _caption(texts: tuple[str, ...]) -> str:
     """Whole sentences up to `_MOST_WORDS`, the first one in any case."""
     kept: list[str] = []

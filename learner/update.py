@@ -131,6 +131,7 @@ def _column(
     rounds = micro_batch_rounds(
         [usable[i].prompt_length + len(usable[i].token_ids) for i in part],
         token_budget=config.learner.micro_batch_tokens,
+        most=config.learner.micro_batch_sequences,
         world_size=world_size,
     )
     return [([part[k] for k in shares[rank] or shares[0][:1]], bool(shares[rank])) for shares in rounds]

@@ -13,7 +13,7 @@ class Canary:
     """What the learner's weights give on fixed inputs; an actor compares before it serves a new version.
 
     `logprobs[i]` is the learner's log-probability of `token_ids[i + 1]` given the tokens before it (LLM alone);
-    `embeds` the visual tokens of `rrg.model.policy.canary_images` (extractor alone), shape [k, hidden].
+    `embeds` the visual tokens of `rrg.model.canary.canary_images` (extractor alone), shape [k, hidden].
     """
 
     token_ids: tuple[int, ...]

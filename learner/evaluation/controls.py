@@ -26,25 +26,6 @@ _FINAL_SHARE = 4  # one candidate in so many is scored on all of the sampled stu
 _BLOCK = 512  # test images compared at once: bounds memory on large sets
 
 
-def all_controls(
-    train: Sequence[Study],
-    test: Sequence[Study],
-    train_features: npt.NDArray[np.float32],
-    test_features: npt.NDArray[np.float32],
-    score: Scorer,
-    reward: Reward,
-    cfg: EvalConfig,
-    seed: int,
-) -> dict[str, list[str]]:
-    """Every control's reports for `test`, by name; features are one image vector a study, [studies, C]."""
-    return {
-        "most_frequent": most_frequent(train, test),
-        "best_constant": best_constant(train, test, score, reward, cfg, seed),
-        "nearest_image": nearest_image(train, train_features, test_features),
-        "nearest_findings": nearest_findings(train, test),
-    }
-
-
 def most_frequent(train: Sequence[Study], test: Sequence[Study]) -> list[str]:
     """The training report that most studies have (the first in alphabetical order of several)."""
     return [_by_frequency(train)[0]] * len(test)

@@ -80,6 +80,8 @@ def control_reports(
             notes.append(f"control {name}: the data set has no training studies")
         elif name == "most_frequent":
             found[name] = controls.most_frequent(train, test)
+        elif configs[1].backbone.train != "frozen":
+            notes.append(f"control {name}: needs the stored features of a frozen backbone")
         elif not all(study.images for study in (*train, *test)):
             notes.append(f"control {name}: some studies have no image")
         else:

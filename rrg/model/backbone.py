@@ -2,13 +2,14 @@
 run, or pixels for a backbone that is trained.
 
 Contract: `FeatureStore.load` gives the same stored float16 values to whoever asks, learner and rollout actors alike.
-Files only ever appear complete (written beside, then renamed), so any number of processes may read while one
-prepares; a second `prepare` computes only the images that no file holds yet.
+Features are stored in shards, files that only ever appear complete (written beside, then renamed): any number of
+processes may read while one prepares, and `prepare` computes only the images that no shard holds yet, so a killed one
+goes on behind its last shard. (It leaves the one that it was at as `*.tmp`, which nobody reads.)
 
 Layout: `cache_dir/features/<image size>-<backbone>-<hash>/<name>.npy` [images, row] float16, memory mapped, with
 `<name>.json`, the list of image keys in the same order. A row is what `rrg.model.pixels.PatchLevels` makes patches of
-(of EfficientNet-lite0 at 224 pixels 165 KiB, where its patches would take 533). A key changes with the image file, the
-hash with the backbone's weights and config.
+(of EfficientNet-lite0 at 224 pixels 165 KiB, where its patches would take 533; of RAD-DINO 2 MiB). A key changes with
+the image file, the hash with the backbone's weights and config.
 """
 
 from __future__ import annotations
@@ -16,10 +17,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
-from typing import Protocol
+from typing import Final, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -35,7 +39,12 @@ from rrg.model.vision import BackboneSpec, VisionBackbone
 Progress = Callable[[str, int, int], None]
 Array = npt.NDArray[np.float16]
 
-_BATCH = 16
+_BATCH: Final = 16
+# Images of a shard, and its bytes: what a killed `prepare` loses, and what may wait in memory to be written.
+_SHARD_IMAGES: Final = 4096
+_SHARD_BYTES: Final = 1 << 30
+# Shards that are mapped at once: each holds a file open, of which a process may have 1024.
+_MAPPED: Final = 128
 
 
 class ImageStore(Protocol):
@@ -60,15 +69,6 @@ def make_store(cfg_data: DataConfig, cfg_model: ModelConfig) -> ImageStore:
     """Stored features of a frozen backbone, or pixels for one that is trained."""
     kind = FeatureStore if cfg_model.backbone.train == "frozen" else PixelStore
     return kind(cfg_data, cfg_model)
-
-
-def image_size_of(cfg_data: DataConfig, cfg_model: ModelConfig) -> int:
-    """`data.image_size`, or the size that the backbone was made for (pixels).
-
-    Raises `UserError` for a size that the backbone can't be used with. Images are squares that hold the whole picture
-    (`rrg.data.images.load_image`), not the centre that a backbone's own processor would crop.
-    """
-    return BackboneSpec.of(cfg_model.backbone.path, cfg_data.image_size).levels.image_size
 
 
 class PixelStore:
@@ -99,22 +99,37 @@ class PixelStore:
 
 
 class FeatureStore:
-    """Features of a frozen backbone; it is loaded when a feature is missing, and files are mapped when first read."""
+    """Features of a frozen backbone; it is loaded when a feature is missing, and files are mapped when first read.
 
-    def __init__(self, cfg_data: DataConfig, cfg_model: ModelConfig) -> None:
+    Images are squares that hold the whole picture (`rrg.data.images.load_image`), of `data.image_size` or the size that
+    the backbone was made for; raises `UserError` for a size that it can't be used with. A shard has at most
+    `shard_bytes`, or one batch of images.
+    """
+
+    def __init__(self, cfg_data: DataConfig, cfg_model: ModelConfig, shard_bytes: int = _SHARD_BYTES) -> None:
         self._spec = BackboneSpec.of(cfg_model.backbone.path, cfg_data.image_size)
         self.grid = self._spec.levels.grid
         self.channels = self._spec.levels.channels
         self._images = ImageCache(Path(cfg_data.cache_dir), self._spec.levels.image_size)
         self._threads = cfg_data.workers
+        self._row_bytes = self._spec.levels.row * np.dtype(np.float16).itemsize
+        # Whole batches: what is computed together does not depend on the shards.
+        batches = min(_SHARD_IMAGES, shard_bytes // self._row_bytes) // _BATCH
+        self._shard_images = max(batches, 1) * _BATCH
         tag = f"{self._spec.levels.image_size}-{self._spec.fingerprint()}"
         self._folder = Path(cfg_data.cache_dir) / "features" / tag
-        self._rows: dict[str, tuple[Array, int]] = {}
+        self._map = lru_cache(_MAPPED)(_map_shard)
+        self._rows: dict[str, tuple[Path, int]] = {}
         self._read: set[str] = set()
         self._backbone: VisionBackbone | None = None
 
     def prepare(self, studies: Sequence[Study], progress: Progress | None = None) -> None:
-        """Computes and stores what is missing; `progress` is told ("features", images done, images in all)."""
+        """Computes and stores what is missing; `progress` is told ("features", images done, images in all).
+
+        A Hugging Face backbone works on the GPU where torch finds one (never run: the machines of this project have
+        none), EfficientNet-lite0 always on the CPU. Raises `UserError`, before anything is computed, where the disk of
+        `data.cache_dir` is too small.
+        """
         self._scan()
         images = {_key(image): image for study in studies for image in study.images}
         missing = {key: image for key, image in images.items() if key not in self._rows}
@@ -137,64 +152,112 @@ class FeatureStore:
         if key not in self._rows:
             self._scan()
         if key not in self._rows:
-            computed: Array = self._compute([image])[0]
+            # On the CPU: a GPU of this process is planned for the policy or the engine.
+            computed: Array = self._compute(self._load_backbone(), [image])[0]
             return computed
-        array, row = self._rows[key]
-        values: Array = array[row]
+        shard, row = self._rows[key]
+        values: Array = self._map(shard)[row]
         return values
 
     def _scan(self) -> None:
         for index in sorted(self._folder.glob("*.json")):
             if index.stem not in self._read:
-                array: Array = np.load(index.with_suffix(".npy"), mmap_mode="r")
-                self._rows.update((key, (array, row)) for row, key in enumerate(json.loads(index.read_text())))
+                shard = index.with_suffix(".npy")
+                self._rows.update((key, (shard, row)) for row, key in enumerate(json.loads(index.read_text())))
                 self._read.add(index.stem)
 
-    def _write(self, missing: dict[str, Image], progress: Progress | None) -> None:
+    def _write(self, missing: Mapping[str, Image], progress: Progress | None) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)
-        name = hashlib.sha256("\n".join(missing).encode()).hexdigest()[:16]
-        unfinished = self._folder / f"{name}.{os.getpid()}.tmp"
-        shape = (len(missing), self._spec.levels.row)
-        try:
-            array = np.lib.format.open_memmap(  # type: ignore[no-untyped-call]  # numpy's stubs lack it
-                unfinished, mode="w+", dtype=np.float16, shape=shape
-            )
-            for start, values in self._compute_all(list(missing.values())):
-                array[start : start + len(values)] = values
+        check_room(self._folder, len(missing) * self._row_bytes, len(missing))
+        keys, done = list(missing), 0
+
+        def counted(batches: Iterable[Array]) -> Iterator[Array]:
+            nonlocal done
+            for values in batches:
+                yield values
+                done += len(values)
                 if progress is not None:
-                    progress("features", start + len(values), len(missing))
-            array.flush()
+                    progress("features", done, len(keys))
+
+        with self._computing() as compute:
+            for start in range(0, len(keys), self._shard_images):
+                shard = keys[start : start + self._shard_images]
+                self._write_shard(shard, counted(compute([missing[key] for key in shard])))
+
+    def _write_shard(self, keys: Sequence[str], batches: Iterable[Array]) -> None:
+        """One file with the rows of `keys`, which `batches` hold in order, and its index."""
+        name = hashlib.sha256("\n".join(keys).encode()).hexdigest()[:16]
+        unfinished = self._folder / f"{name}.{os.getpid()}.tmp"
+        shape = (len(keys), self._spec.levels.row)
+        header = {"descr": np.dtype(np.float16).str, "fortran_order": False, "shape": shape}
+        try:
+            # Written and not mapped: where the disk is full after all, that is an error and no SIGBUS.
+            with unfinished.open("wb") as file:
+                np.lib.format.write_array_header_1_0(file, header)  # type: ignore[no-untyped-call]
+                for values in batches:
+                    file.write(values.tobytes())
+                file.flush()
+                os.fsync(file.fileno())
             unfinished.rename(self._folder / f"{name}.npy")
         finally:
             unfinished.unlink(missing_ok=True)
         listed = self._folder / f"{name}.{os.getpid()}.json.tmp"
-        listed.write_text(json.dumps(list(missing)))
+        listed.write_text(json.dumps(list(keys)))
         listed.rename(self._folder / f"{name}.json")
 
-    def _compute_all(self, images: Sequence[Image]) -> Iterator[tuple[int, Array]]:
-        """Batches of features in order. Many threads of one torch thread each: faster than splitting every layer."""
-        self._load_backbone()
-        starts = range(0, len(images), _BATCH)
-        with ThreadPoolExecutor(self._threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            batches = pool.map(lambda start: self._compute(images[start : start + _BATCH]), starts)
-            yield from zip(starts, batches, strict=True)
+    @contextmanager
+    def _computing(self) -> Iterator[Callable[[Sequence[Image]], Iterator[Array]]]:
+        """A function that gives batches of features in order. Many threads of one torch thread each: faster than
+        splitting every layer, and on a GPU the images of the next batches are decoded meanwhile."""
+        on_gpu = self._spec.model is not None and torch.cuda.is_available()
+        backbone = VisionBackbone(self._spec).to("cuda") if on_gpu else self._load_backbone()
+        pool = ThreadPoolExecutor(self._threads, initializer=torch.set_num_threads, initargs=(1,))
+
+        def compute(images: Sequence[Image]) -> Iterator[Array]:
+            starts = range(0, len(images), _BATCH)
+            return pool.map(lambda start: self._compute(backbone, images[start : start + _BATCH]), starts)
+
+        try:
+            yield compute
+        finally:
+            pool.shutdown(cancel_futures=True)
+            if on_gpu:
+                backbone.to("cpu")
+                torch.cuda.empty_cache()
 
     @torch.inference_mode()
-    def _compute(self, images: Sequence[Image]) -> Array:
-        pixels = self._images.get_many([image.path for image in images])
-        rows = self._load_backbone().rows(torch.from_numpy(pixels))
+    def _compute(self, backbone: VisionBackbone, images: Sequence[Image]) -> Array:
+        """Rows [images, row], on the CPU wherever `backbone` is."""
+        pixels = torch.from_numpy(self._images.get_many([image.path for image in images]))
+        rows = backbone.rows(pixels.to(next(backbone.parameters()).device))
         if not bool((rows.abs() <= torch.finfo(torch.float16).max).all()):
             raise UserError(
                 f"{images[0].path} or one of the next {len(images) - 1} images: the backbone's features are no numbers "
                 "that float16 can hold; set model.backbone.train=full or choose another model.backbone.path"
             )
-        values: Array = rows.numpy().astype(np.float16)
+        values: Array = rows.cpu().numpy().astype(np.float16)
         return values
 
     def _load_backbone(self) -> VisionBackbone:
         if self._backbone is None:
             self._backbone = VisionBackbone(self._spec)
         return self._backbone
+
+
+def check_room(folder: Path, needed: int, images: int) -> None:
+    """Raises `UserError` unless the disk of `folder` has `needed` bytes for the features of `images` images."""
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise UserError(
+            f"data.cache_dir: the features of {images:,} images need {needed:,} bytes, {free:,} are free in {folder}; "
+            "set data.cache_dir to a larger disk, use fewer studies (data.limit_train, data.limit_val, "
+            "data.limit_test), or model.backbone.train=full, which trains the backbone and stores no features"
+        )
+
+
+def _map_shard(path: Path) -> Array:
+    array: Array = np.load(path, mmap_mode="r")
+    return array
 
 
 def _images_of(study: Study) -> tuple[Image, ...]:

@@ -42,14 +42,6 @@ def attention_boxes(attention: Tensor, grid: int, first_patch: int = 0) -> Tenso
     return torch.stack([x0, y0, x1, y1], dim=-1)
 
 
-def box_iou(a: Tensor, b: Tensor) -> Tensor:
-    """Intersection over union [...] of boxes [..., 4]."""
-    low, high = torch.maximum(a[..., :2], b[..., :2]), torch.minimum(a[..., 2:], b[..., 2:])
-    both = (high - low).clamp_min(0).prod(-1)
-    areas = (a[..., 2:] - a[..., :2]).prod(-1) + (b[..., 2:] - b[..., :2]).prod(-1)
-    return both / (areas - both).clamp_min(1e-9)
-
-
 def _profiles(low: Tensor, high: Tensor, grid: int) -> Tensor:
     """Weights [..., grid] of the cells' centres for intervals [low, high] (in cells), summing to one."""
     centre = torch.arange(grid, dtype=low.dtype, device=low.device) + 0.5

@@ -1,6 +1,7 @@
 """Making, saving and loading report policies.
 
-Contract: `load_policy(save_policy(policy))` gives the same weights and, bit for bit, the same outputs. A saved policy
+Contract: `load_policy(save_policy(policy))` gives the same weights, in the same dtypes, and, bit for bit, the same
+outputs. All parts of a policy are in `model.dtype`: learner, reference and rollouts compute alike. A saved policy
 is a folder: `policy.json` (shapes, prompt, names of regions and findings), `extractor.safetensors`, `llm/` (a Hugging
 Face folder that other engines load by path; of a LoRA model the base), `adapter/` (LoRA only, peft's format),
 `backbone/` (trained backbones only) and `tokenizer/`.
@@ -14,20 +15,22 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import AutoTokenizer, PreTrainedModel
 
 from configs.schema import ModelConfig
 from rrg.data.findings import FINDINGS
 from rrg.data.regions import load_descriptions
 from rrg.errors import UserError
 from rrg.model.extractor import ExtractorShape, RegionExtractor
-from rrg.model.llm import load_llm, recompute_activations, recomputes_activations
+from rrg.model.llm import load_llm, read_llm, recompute_activations, recomputes_activations
 from rrg.model.lora import add_lora, base_state_dict, is_lora, load_adapter, save_adapter
 from rrg.model.policy import ReportPolicy
+from rrg.model.precision import DTYPES, cast_weights
 from rrg.model.prompts import PromptTemplate
 from rrg.model.vision import load_backbone, load_saved_backbone, save_backbone
 
@@ -72,9 +75,12 @@ def build_policy(
         )
         extractor = RegionExtractor(shape)
         extractor.set_token_scale(float(llm.get_input_embeddings().weight.detach().float().std()))
+        extractor.to(dtype)
         if cfg.llm.train == "lora":
             add_lora(llm, cfg.llm.lora)
         backbone = None if cfg.backbone.train == "frozen" else load_backbone(cfg.backbone, image_size)
+    if backbone is not None:
+        cast_weights(backbone, dtype)
     prompt = PromptTemplate.of(cfg.prompt, target)
     policy = ReportPolicy(extractor, llm, tokenizer, prompt, descriptions, FINDINGS, backbone)
     policy.refresh_region_queries()
@@ -84,8 +90,9 @@ def build_policy(
 def save_policy(policy: ReportPolicy, folder: Path) -> None:
     """Writes `policy` to `folder`; what another policy left there is replaced.
 
-    The base of a LoRA policy that came from `load_policy` is not written again, but linked to: it never changes, and
-    may be large.
+    The base of a LoRA policy never changes, and may be large: where `policy.llm.name_or_path` is the `llm/` of a saved
+    policy that holds it, it is linked to and not written again. Afterwards the name is that of the new `llm/`; who
+    renames the folder sets it anew.
     """
     folder.mkdir(parents=True, exist_ok=True)
     description = {
@@ -117,8 +124,9 @@ def load_policy(folder: Path) -> ReportPolicy:
     if description["format"] != _FORMAT:
         raise UserError(f"{file} has format {description['format']}, this version reads format {_FORMAT}")
     extractor = RegionExtractor(ExtractorShape(**description["extractor"]))
-    extractor.load_state_dict(load_file(folder / "extractor.safetensors"))
-    llm = AutoModelForCausalLM.from_pretrained(folder / "llm", dtype="auto", attn_implementation="sdpa")
+    tensors = load_file(folder / "extractor.safetensors")
+    extractor.to(tensors["region_queries"].dtype).load_state_dict(tensors)
+    llm = read_llm(folder / "llm", "auto", str(folder))
     if (folder / "adapter").is_dir():
         load_adapter(llm, folder / "adapter")
     if description["gradient_checkpointing"]:
@@ -131,10 +139,9 @@ def load_policy(folder: Path) -> ReportPolicy:
 
 
 def _dtype(name: str) -> torch.dtype:
-    dtypes = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-    if name not in dtypes:
-        raise UserError(f"model.dtype={name!r} is unknown; one of {', '.join(dtypes)}")
-    return dtypes[name]
+    if name not in DTYPES:
+        raise UserError(f"model.dtype={name!r} is unknown; one of {', '.join(DTYPES)}")
+    return DTYPES[name]
 
 
 def _save_llm(llm: PreTrainedModel, folder: Path) -> None:
@@ -148,11 +155,32 @@ def _save_llm(llm: PreTrainedModel, folder: Path) -> None:
         shutil.copytree(source, folder, copy_function=_link)
     else:
         llm.save_pretrained(folder, state_dict=base_state_dict(llm))
+    llm.name_or_path = str(folder)
 
 
 def _holds_base(source: Path, llm: PreTrainedModel) -> bool:
-    """Whether `source` is the `llm/` of a saved policy, from which `llm` was loaded as it is."""
-    return (source.parent / "policy.json").is_file() and AutoConfig.from_pretrained(source).dtype == llm.dtype
+    """Whether `source` is the `llm/` of a saved policy and holds the base of `llm`.
+
+    Another policy may have been saved there since: the first row of each tensor is looked at.
+    """
+    if not (source.parent / "policy.json").is_file():
+        return False
+    base = base_state_dict(llm)
+    for file in source.glob("*.safetensors"):
+        with safe_open(file, "pt") as stored:
+            for name in stored.keys():  # noqa: SIM118  # not a mapping
+                value = base.pop(name, None)
+                if value is None or not _same_row(stored.get_slice(name), value):
+                    return False
+    return not base
+
+
+def _same_row(stored: Any, value: torch.Tensor) -> bool:
+    """`stored`: a slice of safetensors."""
+    if value.dim() == 0 or tuple(stored.get_shape()) != tuple(value.shape):
+        return False
+    row = stored[:1]
+    return row.dtype == value.dtype and torch.equal(row, value[:1].cpu())
 
 
 def _link(source: str, target: str) -> None:

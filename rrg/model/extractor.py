@@ -76,12 +76,6 @@ class RegionOutput:
         """Region tokens [B, R, H]: what a region is, plus its content as far as it is significant."""
         return self.base + self.weight[..., None] * self.content
 
-    def repeat(self, times: int) -> RegionOutput:
-        """Each study `times` times in a row (several reports of one study share one pass of the extractor)."""
-        if times == 1:
-            return self
-        return RegionOutput(**{name: value.repeat_interleave(times, dim=0) for name, value in vars(self).items()})
-
 
 class Attention(nn.Module):
     """Multi-head attention of one sequence to another, or to itself."""

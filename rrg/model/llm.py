@@ -7,7 +7,8 @@ and nothing else, so that the learner, the rollout engine and a plain Hugging Fa
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from pathlib import Path
+from typing import Any, Final, Literal
 
 import torch
 from torch import nn
@@ -25,6 +26,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from configs.schema import LLMConfig
 from rrg.errors import UserError
 from rrg.model import gguf
+from rrg.model.precision import cast_weights
 from rrg.model.tokenizer import train_tokenizer
 
 _MAX_POSITIONS: Final = 1024
@@ -40,13 +42,39 @@ def load_llm(
     """
     if cfg.path is None:
         tokenizer = train_tokenizer(reports, cfg.vocab_size)
-        llm = _small_llama(cfg, tokenizer).to(dtype)
+        llm = _small_llama(cfg, tokenizer)
+        cast_weights(llm, dtype)
     else:
         folder = str(gguf.converted_folder(cfg.path, cache_dir)) if cfg.path.startswith(gguf.PREFIX) else cfg.path
         llm, tokenizer = _pretrained(folder, cfg.path, dtype)
     if cfg.gradient_checkpointing:
         recompute_activations(llm)
     return llm.eval(), tokenizer
+
+
+def read_llm(folder: str | Path, dtype: torch.dtype | Literal["auto"], where: str) -> PreTrainedModel:
+    """The causal language model in `folder`, every tensor from its files; "auto": in the dtype that it was saved in.
+
+    Raises UserError, which begins with `where`, if there is none, or it lacks a tensor (transformers would draw it at
+    random). A tied output layer needs none.
+    """
+    try:
+        llm, loaded = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=dtype, attn_implementation="sdpa", output_loading_info=True
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        raise UserError(f"{where}: no usable causal language model there ({error})") from error
+    missing = set(loaded["missing_keys"])
+    if llm.config.tie_word_embeddings:
+        head = llm.get_output_embeddings().weight
+        missing -= {name for name, value in llm.named_parameters(remove_duplicate=False) if value is head}
+    if missing:
+        raise UserError(
+            f"{where}: the checkpoint has no weights for {len(missing)} tensors of a {type(llm).__name__}, the first "
+            f"is {min(missing)}; it is damaged, or of another kind than its config.json says"
+        )
+    plain: PreTrainedModel = llm
+    return plain
 
 
 class _Recomputed:
@@ -101,11 +129,18 @@ def _small_llama(cfg: LLMConfig, tokenizer: PreTrainedTokenizerBase) -> PreTrain
 
 def _pretrained(folder: str, path: str, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """`folder` is where to load from, `path` what the user asked for."""
+    llm = read_llm(folder, dtype, f"model.llm.path={path}")
     try:
-        llm = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation="sdpa")
         tokenizer = AutoTokenizer.from_pretrained(folder)
     except (OSError, ValueError) as error:
-        raise UserError(f"model.llm.path={path}: no usable causal language model there ({error})") from error
+        raise UserError(f"model.llm.path={path}: no usable tokenizer there ({error})") from error
+    rows = len(llm.get_input_embeddings().weight)
+    ids = 1 + max(tokenizer.get_vocab().values())
+    if ids > rows:
+        raise UserError(
+            f"model.llm.path={path}: its tokenizer has {ids} tokens, and the model embeddings for {rows}: it belongs "
+            "to another model, or tokens were added to it; save the model after resize_token_embeddings"
+        )
     if tokenizer.eos_token_id is None:
         raise UserError(f"model.llm.path={path}: its tokenizer has no end-of-sequence token, reports could not end")
     _untie(llm)

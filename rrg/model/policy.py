@@ -24,8 +24,9 @@ from rrg.canary import Canary
 from rrg.data.study import Study
 from rrg.errors import UserError
 from rrg.model.backbone import ImageStore
+from rrg.model.canary import canary_images
 from rrg.model.extractor import RegionExtractor, RegionOutput
-from rrg.model.features import FeatureBatch, ImageBatch, PixelBatch
+from rrg.model.features import ImageBatch, PixelBatch
 from rrg.model.logprobs import token_logprobs
 from rrg.model.lora import adapter_state_dict, merged_state_dict
 from rrg.model.prompts import IMAGE, PAD, PromptBatch, PromptTemplate, collate_prompts
@@ -292,17 +293,3 @@ class ReportPolicy(nn.Module):
         regions = self.extract(canary_images(self))
         visual = torch.cat([regions.global_tokens, regions.gated_tokens()], dim=1)
         return visual[0].float().cpu().numpy()
-
-
-def canary_images(policy: ReportPolicy) -> ImageBatch:
-    """One study of one frontal image with fixed random content, on the policy's device."""
-    generator = torch.Generator().manual_seed(0)
-    if policy.backbone is not None:
-        side = policy.backbone.image_size
-        pixels = torch.randint(256, (1, 1, side, side), generator=generator, dtype=torch.uint8)
-        ones = torch.ones(1, 1, dtype=torch.bool)
-        return PixelBatch(pixels, torch.zeros(1, 1, dtype=torch.long), ones).to(policy.device)
-    shape = policy.extractor.shape
-    values = torch.randn(1, shape.grid**2, shape.patch_channels, generator=generator)
-    views = torch.zeros(1, shape.grid**2, dtype=torch.long)
-    return FeatureBatch(values, views, torch.ones_like(views, dtype=torch.bool)).to(policy.device)

@@ -6,6 +6,7 @@ comparison) are there where the template's config names them and the study has t
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -53,7 +54,8 @@ def collate_prompts(prompts: Sequence[Sequence[int]]) -> PromptBatch:
 class PromptTemplate:
     """Text with {bos}, {images} (once) and {context}; `context` maps the parts that are wanted to texts with {text}.
 
-    `caption` follows a region's token alone, where the language model is to write that region's sentences.
+    `caption` follows a region's token alone, where the language model is to write that region's sentences. All of them
+    may hold {bos} and special tokens by name; a part of the context has at most `max_context_tokens`, template and all.
     """
 
     text: str
@@ -95,21 +97,38 @@ class PromptTemplate:
             "indication": study.report.indication,
             "comparison": study.report.comparison,
         }
-        ids: list[int] = []
-        for name, part in self.context.items():
-            if known[name]:
-                # Text of a report: a word that looks like a special token is still only a word.
-                encoded = tokenizer(part.replace("{text}", known[name]), add_special_tokens=False,
-                                    split_special_tokens=True)  # fmt: skip
-                ids += encoded["input_ids"][: self.max_context_tokens]
-        return ids
+        parts = [_part_ids(tokenizer, part, known[name]) for name, part in self.context.items() if known[name]]
+        return [token for part in parts for token in part[: self.max_context_tokens]]
+
+
+def _part_ids(tokenizer: PreTrainedTokenizerBase, part: str, text: str) -> list[int]:
+    """A part of the context with a study's text in the place of {text}.
+
+    Special tokens are such where the template has them; in the text, a report's, a word that looks like one is still
+    only a word. The text goes with what stands between it and the next special tokens, for other tokens may well reach
+    over the border, as one of the blank before a word and the word does.
+    """
+    before, after = part.replace("{bos}", tokenizer.bos_token or "").split("{text}")
+    special = _special_tokens(tokenizer)
+    start = max((found.end() for found in special.finditer(before)), default=0)
+    end = min((found.start() for found in special.finditer(after)), default=len(after))
+    words = tokenizer(before[start:] + text + after[:end], add_special_tokens=False, split_special_tokens=True)
+    return [*_template_ids(tokenizer, before[:start]), *words["input_ids"], *_template_ids(tokenizer, after[end:])]
+
+
+def _special_tokens(tokenizer: PreTrainedTokenizerBase) -> re.Pattern[str]:
+    """Matches the special tokens' names, a longer one before one that begins it."""
+    names = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
+    return re.compile("|".join(map(re.escape, sorted(names, key=len, reverse=True))) or "(?!)")
+
+
+def _template_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    encoded = tokenizer(text.replace("{bos}", tokenizer.bos_token or ""), add_special_tokens=False)
+    return list(encoded["input_ids"])
 
 
 def _ids(tokenizer: PreTrainedTokenizerBase, text: str, context: Sequence[int]) -> list[int]:
-    pieces = [
-        tokenizer(piece.replace("{bos}", tokenizer.bos_token or ""), add_special_tokens=False)["input_ids"]
-        for piece in text.split("{context}")
-    ]
+    pieces = [_template_ids(tokenizer, piece) for piece in text.split("{context}")]
     ids = list(pieces[0])
     for piece in pieces[1:]:
         ids += [*context, *piece]

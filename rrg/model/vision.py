@@ -24,6 +24,7 @@ from rrg.model.features import FeatureBatch, PixelBatch
 from rrg.model.huggingface import PROCESSOR_FILE, HuggingFaceNetwork, VisionModel, find_model
 from rrg.model.lora import add_lora, base_state_dict, load_adapter, save_adapter, trainable_parameters
 from rrg.model.pixels import PatchLevels
+from rrg.model.precision import DTYPES, cast_weights
 
 _ABOUT: Final = "backbone.json"
 _WEIGHTS: Final = "model.safetensors"
@@ -138,7 +139,7 @@ class VisionBackbone(nn.Module):
 
 
 def load_backbone(cfg: BackboneConfig, image_size: int | None = None) -> VisionBackbone:
-    """The backbone of `cfg` with its published weights, in eval mode; `image_size` is `data.image_size`.
+    """The backbone of `cfg` with its published weights, in float32 and eval mode; `image_size` is `data.image_size`.
 
     Only what is trained requires gradients: with "full" every parameter that the patches depend on, with "lora" the
     adapters, with "frozen" nothing. Raises `UserError` where the backbone can't be loaded, or not be trained so.
@@ -157,7 +158,8 @@ def save_backbone(backbone: VisionBackbone, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     network = backbone.network
     path = efficientnet.NAME if backbone.spec.model is None else None
-    about = {"path": path, "image_size": backbone.image_size, "trained": backbone.trained}
+    dtype = next(name for name, value in DTYPES.items() if value == next(backbone.parameters()).dtype)
+    about = {"path": path, "image_size": backbone.image_size, "trained": backbone.trained, "dtype": dtype}
     (folder / _ABOUT).write_text(json.dumps(about, indent=2))
     if isinstance(network, efficientnet.EfficientNetLite0):
         save_file({name: value.contiguous() for name, value in network.state_dict().items()}, folder / _WEIGHTS)
@@ -169,7 +171,7 @@ def save_backbone(backbone: VisionBackbone, folder: Path) -> None:
 
 
 def load_saved_backbone(folder: Path) -> VisionBackbone:
-    """What `save_backbone` wrote: the same weights, adapters and trainable parameters, in eval mode."""
+    """What `save_backbone` wrote: the same weights, adapters and trainable parameters, in their dtype and eval mode."""
     about = json.loads((folder / _ABOUT).read_text())
     backbone = VisionBackbone(BackboneSpec.of(about["path"] or str(folder), about["image_size"]))
     network = backbone.network
@@ -179,4 +181,5 @@ def load_saved_backbone(folder: Path) -> VisionBackbone:
         backbone.train_adapters(folder / _ADAPTER)
     elif about["trained"] == "full":
         backbone.train_all()
+    cast_weights(backbone, DTYPES[about.get("dtype", "float32")])  # older folders don't tell: they were used in float32
     return backbone.eval()

@@ -66,6 +66,26 @@ def test_every_experiment_composes_and_passes_the_check(name: str) -> None:
         ("model.llm.train=freeze", "full or lora"),
         ("model.llm.broadcast=adapter", r"without model\.llm\.train=lora"),
         ("model.llm.lora.rank=0", r"model\.llm\.lora\.rank=0: must be above 0"),
+        ("model.llm.lora.alpha=0", r"model\.llm\.lora\.alpha=0: must be above 0"),
+        ("model.llm.lora.dropout=1.5", r"model\.llm\.lora\.dropout=1\.5: must be a share"),
+        ("model.backbone.lora.rank=0", r"model\.backbone\.lora\.rank=0: must be above 0"),
+        ("model.backbone.lora.alpha=-1", r"model\.backbone\.lora\.alpha=-1: must be above 0"),
+        ("model.backbone.lora.dropout=-0.1", r"model\.backbone\.lora\.dropout=-0\.1: must be a share"),
+        ("model.extractor_size=0", r"model\.extractor_size=0: must be above 0"),
+        ("model.extractor_size=250", r"extractor_size=250 is not divisible by model\.extractor_heads=4: set one"),
+        ("model.extractor_heads=0", r"model\.extractor_heads=0: must be above 0"),
+        ("model.extractor_heads=-4", r"model\.extractor_heads=-4: must be above 0"),
+        ("model.extractor_layers=0", r"model\.extractor_layers=0: must be above 0"),
+        ("model.global_tokens=-1", r"model\.global_tokens=-1: must not be below 0 \(0 leaves them out\)"),
+        ("model.prompt.max_context_tokens=0", r"max_context_tokens=0: must be above 0 \(model\.prompt\.context=\[\]"),
+        ("learner.sft.epochs=-1", r"learner\.sft\.epochs=-1: must not be below 0"),
+        ("learner.sft.regions_epochs=-0.5", r"learner\.sft\.regions_epochs=-0\.5: must not be below 0"),
+        ("learner.sft.regions_lr=0", r"learner\.sft\.regions_lr=0\.0: must be above 0"),
+        ("learner.sft.finding_token_weight=-1", r"finding_token_weight=-1: must not be below 0"),
+        ("learner.sft.region_weight=-1", r"region_weight=-1: must not be below 0"),
+        ("learner.sft.significance_weight=-1", r"significance_weight=-1: must not be below 0"),
+        ("learner.sft.attention_weight=-1", r"attention_weight=-1: must not be below 0"),
+        ("learner.sft.caption_weight=-1", r"caption_weight=-1: must not be below 0"),
         ("model.backbone.train=all", "frozen, full or lora"),
         ("model.prompt.template='findings :'", r"\{images\} exactly once"),
         ("model.prompt.indication='why'", r"\{text\} exactly once"),
@@ -96,6 +116,15 @@ def test_every_part_of_the_model_can_be_switched_off_but_not_all_that_is_seen() 
         config("model.regions=off", "model.global_tokens=0")
     with pytest.raises(UserError, match="nothing to train"):
         config("model.regions=off", "stage=regions")
+
+
+def test_a_stage_of_the_warm_start_can_be_left_out_but_not_all_that_is_to_be_trained() -> None:
+    assert config("learner.sft.regions_epochs=0").learner.sft.regions_epochs == 0
+    assert config("learner.sft.epochs=0").learner.sft.epochs == 0
+    with pytest.raises(UserError, match=r"learner\.sft\.epochs=0 with learner\.sft\.regions_epochs=0"):
+        config("learner.sft.regions_epochs=0", "learner.sft.epochs=0")
+    with pytest.raises(UserError, match=r"stage=regions with learner\.sft\.regions_epochs=0"):
+        config("learner.sft.regions_epochs=0", "stage=regions")
 
 
 PUBLISHED = ("reward=published", "reward.weights=/weights")

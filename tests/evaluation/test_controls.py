@@ -86,18 +86,11 @@ def test_the_controls_do_not_depend_on_the_order_of_the_training_studies(
     assert controls.most_frequent(train, studies) == controls.most_frequent(train[::-1], studies)
 
 
-def test_all_controls_have_one_report_a_study_and_are_the_same_again(
+def test_every_control_has_one_report_a_study_and_the_best_constant_is_the_same_again(
     train: list[Study], studies: list[Study], cfg: EvalConfig
 ) -> None:
     rng = np.random.default_rng(0)
     known, new = (rng.normal(size=(len(s), 4)).astype(np.float32) for s in (train, studies))
-
-    def once() -> dict[str, list[str]]:
-        return controls.all_controls(train, studies, known, new, token_f1_score, overlap_reward, cfg, seed=7)
-
-    reports = once()
-    assert {name: len(texts) for name, texts in reports.items()} == dict.fromkeys(
-        ("most_frequent", "best_constant", "nearest_image", "nearest_findings"), len(studies)
-    )
-    assert set(controls.CONSTANT) <= set(reports)
-    assert reports == once()
+    best = controls.best_constant(train, studies, token_f1_score, overlap_reward, cfg, seed=7)
+    assert best == controls.best_constant(train, studies, token_f1_score, overlap_reward, cfg, seed=7)
+    assert len(best) == len(controls.nearest_image(train, known, new)) == len(studies)

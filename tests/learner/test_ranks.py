@@ -10,8 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import ray
+import torch
+from torch import nn
 
 from actors.trajectory import Trajectory
+from actors.weights import weights_digest
 from configs.schema import (
     ClusterConfig,
     Config,
@@ -21,12 +24,16 @@ from configs.schema import (
     ModelConfig,
     RLConfig,
     RolloutConfig,
+    SFTConfig,
 )
 from learner.group import DeepSpeedLearnerGroup, LearnerError, create_ranks, gather
+from learner.restore import load_trained
 from rrg.data import load_studies
 from rrg.data.study import Study
+from rrg.errors import UserError
 from rrg.model.backbone import make_store
 from rrg.model.build import load_policy
+from rrg.model.precision import buffers_kept
 
 STEPS = 3
 SAMPLES = 3
@@ -104,7 +111,10 @@ def rollouts(run_dir: Path, studies: list[Study], step: int) -> list[Trajectory]
 
 
 def weights(group: DeepSpeedLearnerGroup) -> dict[str, np.ndarray]:  # type: ignore[type-arg]
-    return dict(ray.get(group.publish(1).tensors))
+    published = group.publish(1)
+    arrays = dict(ray.get(published.tensors))
+    assert published.digest == weights_digest(arrays)
+    return arrays
 
 
 @pytest.fixture(scope="module")
@@ -152,6 +162,99 @@ def test_ranks_and_micro_batches_do_not_change_the_update_and_a_checkpoint_goes_
     assert restored.keys() == kept.keys()
     assert all(np.array_equal(restored[name], kept[name]) for name in kept)
     again.shutdown()
+
+
+def vector(folder: Path) -> torch.Tensor:
+    """All weights of a saved policy."""
+    return torch.cat([value.float().flatten() for value in load_policy(folder).state_dict().values()])
+
+
+def test_ranks_and_micro_batches_do_not_change_the_warm_start(
+    config: Config, cluster: None, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    learner = dataclasses.replace(config.learner, sft=SFTConfig(1.5, 1.5, batch_size=4, warmup_steps=1))
+    model = dataclasses.replace(config.model, dropout=0.0)
+    shaped = dataclasses.replace(config, learner=learner, model=model)
+    found = []
+    for ranks, budget in ((1, 4096), (2, 150)):
+        run_dir = tmp_path_factory.mktemp("sft")
+        group = start(shaped, run_dir, ranks=ranks, budget=budget)
+        steps = group.warm_start_total
+        metrics = group.warm_start_steps(0, steps)
+        group.end_warm_start()
+        group.shutdown()
+        assert [step["stage"] for step in metrics] == [0.0, 0.0, 1.0, 1.0]
+        assert all(step["caption_loss"] > 0 for step in metrics)
+        assert not (run_dir / "between_stages").exists()
+        found.append((metrics, vector(run_dir / "initial"), vector(run_dir / "warm_start")))
+    (by_one, first, last), (by_two, _, last_of_two) = found
+    for one, both in zip(by_one, by_two, strict=True):
+        assert both == pytest.approx(one, rel=1e-3, abs=1e-5)
+    # Adam's first steps follow the sign of a gradient, however small: a few weights differ by a step.
+    assert (last - last_of_two).norm() < 0.02 * (last - first).norm()
+
+
+def test_lora_in_bfloat16_goes_on_bit_for_bit_from_checkpoints_that_hold_no_base(
+    config: Config, studies: list[Study], cluster: None, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    run_dir = tmp_path_factory.mktemp("lora")
+    llm = dataclasses.replace(config.model.llm, train="lora", broadcast="adapter")
+    learner = dataclasses.replace(config.learner, sft=SFTConfig(0.5, 0.5, batch_size=4, warmup_steps=1))
+    model = dataclasses.replace(config.model, llm=llm, dtype="bfloat16")
+    shaped = dataclasses.replace(config, learner=learner, model=model)
+    group = start(shaped, run_dir, ranks=1, budget=4096)
+    group.warm_start_steps(0, group.warm_start_total)
+    group.end_warm_start()
+    group.begin_rl(None)
+    batches = [rollouts(run_dir, studies, step) for step in range(2)]
+    first = group.rl_update(batches[0], 0)
+    assert first["grad_norm"] > 0
+    bases = [run_dir / name / "llm" / "model.safetensors" for name in ("initial", "warm_start")]
+    for name in ("one", "two"):
+        aside = run_dir / f"{name}.tmp"
+        aside.mkdir()
+        group.save(aside)
+        aside.rename(run_dir / name)  # as checkpoints are
+        bases.append(run_dir / name / "policy" / "llm" / "model.safetensors")
+    assert len({base.stat().st_ino for base in bases}) == 1
+    held = torch.load(run_dir / "one" / "deepspeed" / "mp_rank_00_model_states.pt", weights_only=False)["module"]
+    assert any("lora_A" in name for name in held)
+    assert not any("embed_tokens" in name or "base_layer" in name for name in held)
+    expected, published = group.rl_update(batches[1], 1), weights(group)
+    group.shutdown()
+
+    shutil.rmtree(run_dir / "two")
+    again_dir = tmp_path_factory.mktemp("lora again")
+    shutil.copytree(run_dir / "warm_start", again_dir / "warm_start")
+    again = start(shaped, again_dir, ranks=1, budget=4096)
+    again.begin_rl(run_dir / "one")
+    assert again.rl_update(batches[1], 1) == expected
+    restored = weights(again)
+    again.shutdown()
+    assert all(np.array_equal(restored[name], published[name]) for name in published)
+
+
+def test_a_checkpoint_must_hold_exactly_what_is_trained() -> None:
+    trained, frozen = nn.Linear(2, 2), nn.Linear(2, 2).requires_grad_(False)
+    module = nn.ModuleDict({"trained": trained, "frozen": frozen})
+    before = frozen.weight.clone()
+    held = {name: torch.ones_like(value) for name, value in module.state_dict().items() if name.startswith("trained")}
+    load_trained(held, module)
+    assert torch.equal(trained.weight, torch.ones(2, 2))
+    assert torch.equal(frozen.weight, before)
+    with pytest.raises(UserError, match=r"lacks 1 trained tensors, the first is trained\.bias"):
+        load_trained({"trained.weight": held["trained.weight"]}, module)
+    with pytest.raises(UserError, match=r"has 1 tensors that the policy has not, the first is other"):
+        load_trained(held | {"other": torch.ones(1)}, module)
+
+
+def test_a_cast_leaves_the_buffers_that_are_kept() -> None:
+    module = nn.Sequential(nn.Linear(2, 2))
+    module.register_buffer("frequencies", torch.tensor([0.1]), persistent=False)
+    with buffers_kept(module):
+        module.bfloat16()
+    assert module[0].weight.dtype == torch.bfloat16
+    assert module.get_buffer("frequencies").dtype == torch.float32
 
 
 def test_a_dead_rank_is_named_and_does_not_hang_the_others(

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from learner.evaluation.regions import box_iou
 from rrg.data.findings import FINDINGS, Sign
 from rrg.data.regions import REGIONS
 from rrg.data.render import boxes_of
-from rrg.model.boxes import attention_boxes, box_iou, box_maps
+from rrg.model.boxes import attention_boxes, box_maps
 
 GRID = 14
 
@@ -41,7 +41,9 @@ def test_rows_run_from_the_top_left() -> None:
 
 def test_perfect_attention_gives_every_box_back() -> None:
     boxes = rendered_boxes(40)
-    by_region = box_iou(attention_boxes(box_maps(boxes, GRID), GRID), boxes).mean(0)
+    found = attention_boxes(box_maps(boxes, GRID), GRID)
+    by_study = [[box_iou(*pair) for pair in zip(*rows, strict=True)] for rows in zip(found, boxes, strict=True)]
+    by_region = torch.tensor(by_study).mean(0)
     assert by_region.mean() > 0.95
     assert by_region.min() > 0.85
 
@@ -68,9 +70,3 @@ def test_boxes_are_never_empty_and_stay_inside() -> None:
     assert (boxes >= 0).all()
     assert (boxes <= 1).all()
     assert boxes[-1].tolist() == [0.0, 0.0, 1.0, 1.0]
-
-
-def test_iou_is_that_of_areas() -> None:
-    a = torch.tensor([[0.0, 0.0, 0.5, 0.5], [0.0, 0.0, 0.5, 0.5], [0.0, 0.0, 0.2, 0.2]])
-    b = torch.tensor([[0.0, 0.0, 0.5, 0.5], [0.25, 0.0, 0.75, 0.5], [0.5, 0.5, 0.9, 0.9]])
-    assert np.allclose(box_iou(a, b), [1.0, 1 / 3, 0.0])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from PIL import Image as PILImage
 from configs.schema import DataConfig, ModelConfig
 from rrg.data.study import Image, Report, Study
 from rrg.errors import UserError
-from rrg.model.backbone import FeatureStore, image_size_of
+from rrg.model.backbone import FeatureStore
 
 SIZE = 64
 
@@ -60,6 +61,55 @@ def test_a_second_prepare_computes_only_what_is_new(store: FeatureStore, tmp_pat
     assert len(seen) == 1
 
 
+class KilledError(Exception):
+    """Ends a `prepare` from outside."""
+
+
+def test_a_killed_prepare_goes_on_behind_its_last_shard(tmp_path: Path) -> None:
+    """A shard of one batch, 16 images; killed in the third of four."""
+    studies = [make_study(tmp_path, "s" * number) for number in range(1, 51)]
+    data = DataConfig(name="r2gen", cache_dir=str(tmp_path / "cache"), image_size=SIZE, workers=1)
+
+    def kill(what: str, done: int, total: int) -> None:
+        assert (what, total) == ("features", 50)
+        if done > 32:
+            raise KilledError
+
+    with pytest.raises(KilledError):
+        FeatureStore(data, ModelConfig(), shard_bytes=1).prepare(studies, kill)
+    complete = stored_files(tmp_path)
+    assert [len(np.load(file)) for file in complete] == [16, 16]
+    written = [file.stat().st_mtime_ns for file in complete]
+    seen: list[tuple[str, int, int]] = []
+    store = FeatureStore(data, ModelConfig(), shard_bytes=1)
+    store.prepare(studies, lambda *step: seen.append(step))
+    assert seen == [("features", 16, 18), ("features", 18, 18)]
+    assert [file.stat().st_mtime_ns for file in complete] == written
+    assert sorted(len(np.load(file)) for file in stored_files(tmp_path)) == [2, 16, 16, 16]
+    assert not list((tmp_path / "cache").rglob("*.tmp"))
+    # The same rows as those of one file for all of them, as it was written before there were shards.
+    whole = FeatureStore(dataclasses.replace(data, cache_dir=str(tmp_path / "whole" / "cache")), ModelConfig())
+    whole.prepare(studies)
+    assert len(stored_files(tmp_path / "whole")) == 1
+    assert all(torch.equal(store.load(study).values, whole.load(study).values) for study in studies)
+
+
+def test_a_disk_that_is_too_small_is_refused_before_anything_is_computed(
+    store: FeatureStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = make_study(tmp_path, "bc", views=2)
+    needed = 2 * 2 * (4 * 4 * 112 + 2 * 2 * 1280)
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=needed - 1))
+    words = rf"data\.cache_dir: .* 2 images need {needed:,} bytes, {needed - 1:,} are free .*limit_train.*train=full"
+    with pytest.raises(UserError, match=words):
+        store.prepare([study])
+    assert stored_files(tmp_path) == []
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=needed))
+    store.prepare([study])
+    assert len(stored_files(tmp_path)) == 1
+
+
 def test_a_missing_feature_is_computed_and_equals_the_stored_one(store: FeatureStore, tmp_path: Path) -> None:
     study = make_study(tmp_path, "a")
     computed = store.load(study).values
@@ -102,7 +152,6 @@ def test_an_image_size_that_the_backbone_cannot_divide_is_refused(size: int, tmp
 
 def test_without_an_image_size_it_is_the_backbones(tmp_path: Path) -> None:
     data = DataConfig(name="r2gen", cache_dir=str(tmp_path / "cache"))
-    assert image_size_of(data, ModelConfig()) == 224
     study = make_study(tmp_path, "a")
     store = FeatureStore(data, ModelConfig())
     store.prepare([study])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,15 +10,18 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
-from configs.schema import LLMConfig, LoRAConfig, ModelConfig
+from configs.schema import BackboneConfig, LLMConfig, LoRAConfig, ModelConfig
 from rrg.errors import UserError
 from rrg.model.build import build_policy, load_policy, save_policy
 from rrg.model.llm import load_llm, recompute_activations, recomputes_activations
 from rrg.model.lora import adapter_state_dict, add_lora, is_lora, trainable_parameters
 from rrg.model.policy import ReportPolicy
 from rrg.model.tokenizer import train_tokenizer
+from rrg.model.vision import BackboneSpec
+from tests.model.test_vision import MODELS, save_model
 
 TEXTS = ["the heart is normal in size .", "there is a small left pleural effusion .", "no focal consolidation ."] * 20
 SMALL = LLMConfig(hidden_size=64, num_layers=2, num_heads=2, intermediate_size=96, vocab_size=400)
@@ -41,10 +45,13 @@ def load(cfg: LLMConfig, cache: Path | str = "unused") -> tuple[Any, Any]:
 
 def make_policy(llm: LLMConfig, seed: int = 0, **settings: Any) -> ReportPolicy:
     cfg = ModelConfig(llm=llm, extractor_size=64, **settings)
-    policy = build_policy(cfg, TEXTS, seed, grid=7, channels=1280, cache_dir="unused", target="findings")
+    levels = BackboneSpec.of(cfg.backbone.path, 64).levels
+    size = {"grid": levels.grid, "channels": levels.channels, "image_size": 64}
+    policy = build_policy(cfg, TEXTS, seed, **size, cache_dir="unused", target="findings")
     with torch.no_grad():
-        for value in adapter_state_dict(policy.llm).values():
-            value.normal_(std=0.2)
+        for part in (policy.llm, policy.backbone or torch.nn.Module()):
+            for value in adapter_state_dict(part).values():
+                value.normal_(std=0.2)
     return policy
 
 
@@ -111,6 +118,36 @@ def test_a_tokenizer_without_an_end_token_is_refused(tmp_path: Path) -> None:
         load(LLMConfig(path=hub_folder(tmp_path, tokenizer, eos_token_id=None)))
 
 
+def test_a_checkpoint_that_lacks_weights_is_refused_and_not_filled_up(tmp_path: Path) -> None:
+    path = hub_folder(tmp_path, tie_word_embeddings=False)
+    file = tmp_path / "model.safetensors"
+    tensors = load_file(file)
+    del tensors["model.layers.1.mlp.up_proj.weight"], tensors["lm_head.weight"]
+    save_file(tensors, file, metadata={"format": "pt"})
+    with pytest.raises(UserError, match=r"no weights for 2 tensors of a Llama.*, the first is lm_head\.weight"):
+        load(LLMConfig(path=path))
+
+
+def test_a_saved_policy_that_lacks_weights_is_refused(tmp_path: Path) -> None:
+    save_policy(make_policy(SMALL), tmp_path)
+    file = tmp_path / "llm" / "model.safetensors"
+    tensors = load_file(file)
+    del tensors["model.norm.weight"]
+    save_file(tensors, file, metadata={"format": "pt"})
+    with pytest.raises(UserError, match=r"no weights for 1 tensors.*model\.norm\.weight; it is damaged"):
+        load_policy(tmp_path)
+
+
+def test_a_tokenizer_with_more_tokens_than_the_model_is_refused(tmp_path: Path) -> None:
+    tokenizer = train_tokenizer(TEXTS, 400)
+    path = hub_folder(tmp_path, tokenizer)
+    known = len(tokenizer)
+    tokenizer.add_tokens(["<extra>"])
+    tokenizer.save_pretrained(path)
+    with pytest.raises(UserError, match=f"tokenizer has {known + 1} tokens, and the model embeddings for {known}:"):
+        load(LLMConfig(path=path))
+
+
 # Gradient checkpointing
 
 
@@ -148,9 +185,10 @@ def test_recomputed_activations_give_the_same_gradients_from_less_memory(lora: b
 KINDS = [SMALL, LLMConfig(**vars(SMALL) | {"train": "lora", "gradient_checkpointing": True})]
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("llm", KINDS, ids=["full", "lora"])
-def test_a_saved_policy_gives_the_same_bits(llm: LLMConfig, tmp_path: Path) -> None:
-    policy = make_policy(llm)
+def test_a_saved_policy_gives_the_same_bits(llm: LLMConfig, dtype: torch.dtype, tmp_path: Path) -> None:
+    policy = make_policy(llm, dtype=str(dtype).removeprefix("torch."))
     save_policy(policy, tmp_path / "a")
     once = load_policy(tmp_path / "a")
     save_policy(once, tmp_path / "b")
@@ -160,6 +198,24 @@ def test_a_saved_policy_gives_the_same_bits(llm: LLMConfig, tmp_path: Path) -> N
     assert is_lora(again.llm) == (llm.train == "lora")
     assert recomputes_activations(again.llm) == llm.gradient_checkpointing
     assert again.state_dict().keys() == policy.state_dict().keys()
+    for each in (policy, once, again):
+        assert {value.dtype for value in each.state_dict().values()} == {dtype}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("name", ["efficientnet_lite0", "vit", "dinov3"])
+def test_a_trained_backbone_is_saved_with_the_policy_in_its_dtype(
+    name: str, dtype: torch.dtype, tmp_path: Path
+) -> None:
+    path = name if name not in MODELS else save_model(tmp_path / "hub", MODELS[name][0]())
+    backbone = BackboneConfig(path=path, train="full" if path == name else "lora", lora=LoRAConfig(rank=2))
+    policy = make_policy(SMALL, backbone=backbone, dtype=str(dtype).removeprefix("torch."))
+    save_policy(policy, tmp_path / "a")
+    again = load_policy(tmp_path / "a")
+    assert outputs(again) == outputs(policy)
+    for each in (policy, again):
+        assert {value.dtype for value in each.state_dict().values() if value.is_floating_point()} == {dtype}
+    assert {n: v.dtype for n, v in again.named_buffers()} == {n: v.dtype for n, v in policy.named_buffers()}
 
 
 def test_the_same_seed_gives_the_same_policy() -> None:
@@ -184,8 +240,28 @@ def test_checkpoints_of_a_lora_policy_share_the_base_on_disk(tmp_path: Path) -> 
     save_policy(make_policy(SMALL, seed=1), tmp_path / "b")  # another policy in the place of the one that was linked
     assert outputs(load_policy(tmp_path / "a")) == before
     assert not is_lora(load_policy(tmp_path / "b").llm)
+    save_policy(policy, tmp_path / "a")  # what it was linked to last holds another base now
+    assert outputs(load_policy(tmp_path / "a")) == before
     save_policy(policy, tmp_path / "a")  # onto itself
     assert outputs(load_policy(tmp_path / "a")) == before
+
+
+def test_the_base_is_written_once_also_when_older_folders_are_deleted(tmp_path: Path) -> None:
+    policy = make_policy(KINDS[1])
+    inodes = set()
+    for name in ("initial", "a", "b"):
+        save_policy(policy, tmp_path / name)
+        inodes.add((tmp_path / name / "llm" / "model.safetensors").stat().st_ino)
+    shutil.rmtree(tmp_path / "initial")
+    shutil.rmtree(tmp_path / "a")
+    for name in ("c", "d"):
+        save_policy(policy, tmp_path / name)
+        inodes.add((tmp_path / name / "llm" / "model.safetensors").stat().st_ino)
+        shutil.rmtree(tmp_path / name if name == "c" else tmp_path / "b")
+        if name == "c":
+            policy = load_policy(tmp_path / "b")
+    assert len(inodes) == 1
+    assert outputs(load_policy(tmp_path / "d")) == outputs(policy)
 
 
 @pytest.mark.parametrize("llm", KINDS, ids=["full", "lora"])

@@ -23,7 +23,8 @@ def tokenizer() -> PreTrainedTokenizerFast:
 
 
 def text_of(tokenizer: PreTrainedTokenizerFast, tokens: list[int]) -> str:
-    return tokenizer.decode([token for token in tokens if token >= 0])
+    text: str = tokenizer.decode([token for token in tokens if token >= 0])
+    return text
 
 
 def test_views_indication_and_comparison_are_in_the_prompt(tokenizer: PreTrainedTokenizerFast) -> None:
@@ -60,6 +61,34 @@ def test_a_special_token_in_a_report_stays_a_word(tokenizer: PreTrainedTokenizer
     study = replace(STUDY, report=replace(REPORT, indication="</s> pain"))
     tokens = PromptTemplate.of(PromptConfig(), "findings").tokens(tokenizer, study, 1)
     assert tokenizer.eos_token_id not in tokens
+
+
+def test_special_tokens_of_a_context_template_are_such(tokenizer: PreTrainedTokenizerFast) -> None:
+    cfg = PromptConfig(context=["indication"], indication="<pad>{bos}why : {text} .</s> ")
+    study = replace(STUDY, report=replace(REPORT, indication="<s> {bos} {text} pain"))
+    tokens = PromptTemplate.of(cfg, "findings").tokens(tokenizer, study, 0)
+    assert text_of(tokenizer, tokens) == "<s><pad><s>why : <s> {bos} {text} pain .</s> findings :"
+    special = [token for token in tokens if token in tokenizer.all_special_ids]
+    bos, pad, eos = tokenizer.bos_token_id, tokenizer.pad_token_id, tokenizer.eos_token_id
+    assert special == [bos, pad, bos, eos]
+
+
+def test_words_of_a_context_template_and_of_the_text_are_tokenized_together(
+    tokenizer: PreTrainedTokenizerFast,
+) -> None:
+    cfg = PromptConfig(template="{images}{context}", context=["indication"], indication="{bos}views : {text} . ")
+    tokens = PromptTemplate.of(cfg, "findings").tokens(tokenizer, STUDY, 0)
+    whole = "<s>views : chest pain . . "
+    assert tokens == tokenizer(whole, add_special_tokens=False)["input_ids"]
+
+
+def test_a_context_template_counts_among_the_tokens_of_its_part(tokenizer: PreTrainedTokenizerFast) -> None:
+    cfg = PromptConfig(context=["indication"], indication="{bos}{bos}{bos}{text}{bos}", max_context_tokens=4)
+    template = PromptTemplate.of(cfg, "findings")
+    study = replace(STUDY, report=replace(REPORT, indication="chest pain " * 50))
+    tokens = template.tokens(tokenizer, study, 4)
+    assert len(tokens) == template.most_tokens(tokenizer, 4)
+    assert tokens.count(tokenizer.bos_token_id) == 1 + 3
 
 
 def test_prompts_of_different_lengths_share_a_batch() -> None:

@@ -324,6 +324,54 @@ def test_the_same_step_draws_the_same_captions_and_another_step_others(policy: R
     assert len({tuple(captions(index)) for index in range(6)}) > 1
 
 
+def test_a_step_without_any_caption_reaches_the_same_parameters_and_counts_none(policy: ReportPolicy) -> None:
+    """Ranks whose gradients lie on different parameters can't be reduced together."""
+    cfg = config(model_config())
+    silent = [dataclasses.replace(study, region_sentences={}) for study in STUDIES[:2]]
+    (batch,) = sft_micro_batches(policy, STORE, silent, cfg, step_of("regions", 0))
+    assert not batch.captioned
+    assert sft_totals([batch], CFG).caption_tokens == 0
+    (usual,) = cut(policy, "regions", cfg)
+    found = gradient(policy, "regions", [batch])
+    assert found.keys() == gradient(policy, "regions", [usual]).keys()
+    assert not any(value.any() for name, value in found.items() if name.startswith("llm."))
+
+
+def test_tokens_that_state_findings_weigh_more_in_the_report(policy: ReportPolicy) -> None:
+    (batch,) = cut(policy, "policy", config(model_config()))
+    for row in range(len(batch)):
+        stated = policy.decode(batch.ids[row][batch.stated[row]])
+        assert stated == findings_first(policy.decode(batch.ids[row][batch.mask[row]]))[0]
+    heavy = dataclasses.replace(CFG, finding_token_weight=3.0)
+    assert sft_totals([batch], heavy).tokens == int(batch.mask.sum()) + 2 * int(batch.stated.sum())
+    assert batch.stated.any()
+    with torch.no_grad():
+        parts = [sft_loss(policy, batch, "policy", cfg, sft_totals([batch], cfg))[1] for cfg in (CFG, heavy)]
+        logprobs = policy(batch.inputs, batch.ids, batch.mask).logprobs
+    weights = batch.mask + 2.0 * batch.stated
+    assert parts[1]["report_loss"] == pytest.approx(float(-(logprobs * weights).sum() / weights.sum()), rel=1e-5)
+    assert parts[1]["report_loss"] != pytest.approx(parts[0]["report_loss"], rel=1e-3)
+
+
+def test_every_loss_counts_by_its_weight(policy: ReportPolicy) -> None:
+    (batch,) = cut(policy, "policy", config(model_config()))
+    cfg = dataclasses.replace(CFG, region_weight=2.0, significance_weight=3.0, attention_weight=5.0, caption_weight=7.0)
+    weights = {"findings_loss": 2, "significance_loss": 3, "attention_loss": 5, "caption_loss": 7, "report_loss": 1}
+    with torch.no_grad():
+        loss, parts = sft_loss(policy, batch, "policy", cfg, sft_totals([batch], cfg))
+    assert all(parts[name] > 0 for name in weights)
+    assert float(loss) == pytest.approx(sum(weight * parts[name] for name, weight in weights.items()), rel=1e-5)
+
+
+def test_captions_count_in_the_budget(policy: ReportPolicy) -> None:
+    def batches(captions: int) -> int:
+        cfg = config(model_config(), budget=150)
+        cfg.learner.sft = dataclasses.replace(CFG, captions_per_study=captions)
+        return len(cut(policy, "regions", cfg))
+
+    assert batches(captions=1) < batches(captions=9)
+
+
 def trained_in(policy: ReportPolicy, stage: Stage, cfg: Config) -> list[torch.nn.Parameter]:
     seeing, writing = stage_parameters(policy, stage, cfg)
     return seeing + writing
