@@ -85,6 +85,9 @@ def require(cfg: Config) -> None:
     local = path is not None and path.startswith(("/", "./", "../"))
     if path is not None and local and not (Path(path) / "config.json").is_file():
         missing.append(f"model: model.llm.path={path} is not the folder of a Hugging Face model (no config.json)")
+    regions = cfg.model.region_descriptions
+    if regions is not None and not Path(regions).is_file():
+        missing.append(f"model: model.region_descriptions={regions} does not exist (rrg/data/regions.yaml is one)")
     missing += _missing_reward(cfg)
     need = sum(role.gpus * role.count for role in roles(cfg))
     have = _local_gpus()

@@ -45,6 +45,10 @@ class MicroBatch:
     reference: Tensor | None = None
     proximal: Tensor | None = None
 
+    def to(self, device: torch.device | str) -> MicroBatch:
+        parts: dict[str, Any] = {name: None if part is None else part.to(device) for name, part in vars(self).items()}
+        return MicroBatch(**parts)
+
 
 def rl_update(
     engine: Any,
@@ -77,12 +81,12 @@ def rl_update(
     parts = split_groups([t.study_id for t in usable], config.learner.rl.minibatches)
     plan = [
         [
-            _assemble([usable[i] for i in rows], value[rows], load_inputs, device, weighed=weighed)
+            _assemble([usable[i] for i in rows], value[rows], load_inputs, weighed=weighed)
             for rows, weighed in _column(part, usable, config, rank=rank, world_size=world_size)
         ]
         for part in parts
     ]
-    plan = _with_constants(plan, engine, reference, config.rollout.temperature)
+    plan = _with_constants(plan, engine, reference, config.rollout.temperature, device)
 
     sums: Counter[str] = Counter()
     maxima: dict[str, float] = {}
@@ -90,7 +94,7 @@ def rl_update(
     for part, micro_batches in zip(parts, plan, strict=True):
         tokens = sum(len(usable[i].token_ids) for i in part)
         for micro in micro_batches:
-            loss = _forward_loss(engine, micro, config.learner.rl, config.rollout.temperature)
+            loss = _forward_loss(engine, micro.to(device), config.learner.rl, config.rollout.temperature)
             if not torch.isfinite(loss.loss):
                 raise RuntimeError("the RL loss is not finite: stop here rather than spoil the weights")
             backward_sum(engine, loss.loss / tokens)
@@ -141,11 +145,11 @@ def _assemble(
     samples: Sequence[Trajectory],
     advantages: npt.NDArray[np.float32],
     load_inputs: LoadInputs,
-    device: torch.device,
     *,
     weighed: bool,
 ) -> MicroBatch:
-    """Pad samples, those of one study in a row, into a micro-batch."""
+    """Pad samples, those of one study in a row, into a micro-batch on the CPU: it goes to the device when it is used,
+    since the images of a whole rollout would take the room of activations there."""
     studies = Counter(t.study_id for t in samples)
     longest = max(len(t.token_ids) for t in samples)
     ids = torch.zeros(len(samples), longest, dtype=torch.long)
@@ -157,35 +161,34 @@ def _assemble(
         behaviour[row, :count] = torch.from_numpy(np.array(t.logprobs, dtype=np.float32))
         mask[row, :count] = True
     return MicroBatch(
-        inputs=load_inputs(list(studies)).to(device),
-        counts=torch.tensor(list(studies.values()), device=device),
-        ids=ids.to(device),
-        mask=mask.to(device),
-        weighed=(mask & weighed).to(device),
-        behaviour=behaviour.to(device),
-        advantages=torch.as_tensor(advantages, dtype=torch.float32, device=device),
+        inputs=load_inputs(list(studies)),
+        counts=torch.tensor(list(studies.values())),
+        ids=ids,
+        mask=mask,
+        weighed=mask & weighed,
+        behaviour=behaviour,
+        advantages=torch.as_tensor(advantages, dtype=torch.float32),
     )
 
 
 @torch.no_grad()
 def _with_constants(
-    plan: list[list[MicroBatch]], engine: Any, reference: ReportPolicy, temperature: float
+    plan: list[list[MicroBatch]], engine: Any, reference: ReportPolicy, temperature: float, device: torch.device
 ) -> list[list[MicroBatch]]:
     """Add reference log-probs, and proximal ones from the second mini-batch on.
 
     In the first mini-batch the current policy *is* the proximal one: its own forward pass gives both.
     """
-    return [
-        [
-            replace(
-                micro,
-                reference=_logprobs(reference, micro, temperature)[0],
-                proximal=_logprobs(engine, micro, temperature)[0] if number > 0 else None,
-            )
-            for micro in part
-        ]
-        for number, part in enumerate(plan)
-    ]
+
+    def complete(number: int, micro: MicroBatch) -> MicroBatch:
+        there = micro.to(device)
+        return replace(
+            micro,
+            reference=_logprobs(reference, there, temperature)[0],
+            proximal=_logprobs(engine, there, temperature)[0] if number > 0 else None,
+        )
+
+    return [[complete(number, micro) for micro in part] for number, part in enumerate(plan)]
 
 
 def _forward_loss(engine: Any, micro: MicroBatch, settings: RLConfig, temperature: float) -> LossParts:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -24,15 +23,13 @@ from rrg.canary import Canary
 from rrg.data.study import Study
 from rrg.errors import UserError
 from rrg.model.backbone import ImageStore
-from rrg.model.canary import canary_images
+from rrg.model.canary import extractor_canary, take_canary
 from rrg.model.extractor import RegionExtractor, RegionOutput
 from rrg.model.features import ImageBatch, PixelBatch
 from rrg.model.logprobs import token_logprobs
 from rrg.model.lora import adapter_state_dict, merged_state_dict
 from rrg.model.prompts import IMAGE, PAD, PromptBatch, PromptTemplate, collate_prompts
 from rrg.model.vision import VisionBackbone
-
-_CANARY_TOKENS: Final = 24
 
 
 @dataclass(frozen=True)
@@ -273,23 +270,10 @@ class ReportPolicy(nn.Module):
             parts["backbone"] = merged_state_dict(self.backbone)
         return {f"{part}.{name}": value for part, tensors in parts.items() for name, value in tensors.items()}
 
-    @torch.no_grad()
     def canary(self) -> Canary:
         """What these weights give on fixed inputs: language model and extractor apart."""
-        was_training = self.training
-        self.eval()
-        tokens = torch.randint(self.vocab_size, (1, _CANARY_TOKENS), generator=torch.Generator().manual_seed(0))
-        tokens = tokens.to(self.device)
-        first = self.llm.get_input_embeddings()(tokens[:, :1])
-        rest = tokens[:, 1:]
-        logprobs, _ = self.completion_logprobs(first, rest.new_ones(1), rest, torch.ones_like(rest, dtype=torch.bool))
-        embeds = self.canary_embeds()
-        self.train(was_training)
-        return Canary(tuple(tokens[0].tolist()), logprobs[0].cpu().numpy(), embeds)
+        return take_canary(self)
 
-    @torch.no_grad()
     def canary_embeds(self) -> npt.NDArray[np.float32]:
-        """The visual tokens [k, H] of `canary_images`, in eval mode."""
-        regions = self.extract(canary_images(self))
-        visual = torch.cat([regions.global_tokens, regions.gated_tokens()], dim=1)
-        return visual[0].float().cpu().numpy()
+        """The extractor's part of `canary` alone, [k, H]; the policy must be in eval mode."""
+        return extractor_canary(self)

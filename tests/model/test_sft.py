@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
+from transformers import ViTConfig, ViTModel
 
 from configs.schema import (
+    BackboneConfig,
     Config,
     DataConfig,
     LearnerConfig,
@@ -40,8 +43,9 @@ from rrg.errors import UserError
 from rrg.model.boxes import attention_boxes
 from rrg.model.build import build_policy
 from rrg.model.extractor import RegionOutput
-from rrg.model.features import FeatureBatch, PatchFeatures, collate_features
+from rrg.model.features import FeatureBatch, PatchFeatures, PixelBatch, collate_features
 from rrg.model.policy import ReportPolicy
+from tests.model.test_vision import TINY, save_model
 
 GRID, CHANNELS = 4, 24
 
@@ -175,6 +179,34 @@ def test_attention_as_the_box_costs_nothing_and_any_other_does() -> None:
     output.attention[0, row] = 0.0
     output.attention[0, row, 0] = 1.0
     assert attention_loss(output, targets) > 5
+
+
+def test_the_extractors_losses_are_cross_entropies_and_a_divergence_with_their_weights() -> None:
+    targets = region_targets(STUDIES[:1], REGIONS, FINDINGS, GRID)
+    regions, findings = len(REGIONS), len(FINDINGS)
+    output = random_output(1)
+    output.findings.fill_(1.0)
+    output.study_findings.fill_(2.0)
+    output.significance.fill_(3.0)
+    output.attention.fill_(1 / GRID**2)
+    box = targets.maps[targets.maps > 0]
+
+    def cost(logit: float) -> float:
+        """Of a label that is 0; one that is 1 costs less by the logit."""
+        return math.log1p(math.exp(logit))
+
+    # One finding, in one of the regions; two studies with labels and four boxes in the whole step.
+    expected = {
+        "findings_loss": (2.0, (findings * cost(1) - 1 / regions + findings * cost(2) - 2) / 2),
+        "significance_loss": (3.0, (cost(3) - 3 / regions) / 2),
+        "attention_loss": (5.0, (math.log(GRID**2) + float((box * box.log()).sum())) / 4),
+    }
+    cfg = dataclasses.replace(CFG, region_weight=2.0, significance_weight=3.0, attention_weight=5.0)
+    totals = SFTTotals(studies=2, boxes=4, tokens=0, caption_tokens=0)
+    found = extractor_losses(output, targets, cfg, totals)
+    assert found.keys() == expected.keys()
+    for name, (weight, loss) in found.items():
+        assert (weight, float(loss)) == pytest.approx(expected[name], rel=1e-4), name
 
 
 def test_the_report_loss_weighs_tokens() -> None:
@@ -313,6 +345,12 @@ def test_micro_batches_keep_to_the_budget_and_hold_every_study_once(policy: Repo
         assert len(batch) == 1 or tokens <= 400
 
 
+def test_micro_batches_hold_no_more_studies_than_allowed(policy: ReportPolicy) -> None:
+    cfg = config(model_config())
+    cfg.learner.micro_batch_sequences = 2
+    assert [len(batch) for batch in cut(policy, "policy", cfg)] == [2, 2, 2]
+
+
 def test_the_same_step_draws_the_same_captions_and_another_step_others(policy: ReportPolicy) -> None:
     def captions(index: int) -> list[int]:
         cfg = config(model_config())
@@ -405,6 +443,33 @@ def test_with_lora_only_adapters_of_the_language_model_are_trained(tmp_path: Pat
     assert names
     assert all("lora_" in name for name in names)
     assert all(id(p) in trained for p in policy.extractor.parameters())
+
+
+class RandomPixels(RandomImages):
+    """The same for a backbone that is trained."""
+
+    def load_batch(self, studies: Sequence[Study]) -> PixelBatch:  # type: ignore[override]
+        pixels = torch.randint(256, (len(studies), 1, 64, 64), dtype=torch.uint8)
+        return PixelBatch(pixels, torch.zeros(len(studies), 1).long(), torch.ones(len(studies), 1).bool())
+
+
+@pytest.mark.parametrize("stage", ["regions", "policy"])
+def test_a_backbone_that_is_to_be_trained_moves_in_both_stages(tmp_path: Path, stage: Stage) -> None:
+    path = save_model(tmp_path / "vit", ViTModel(ViTConfig(**TINY, image_size=64, patch_size=16)))
+    model = model_config(backbone=BackboneConfig(path=path, train="full"))
+    texts = [study.target for study in STUDIES]
+    sizes = {"grid": GRID, "channels": 16, "image_size": 64}
+    policy = build_policy(model, texts, 0, target="findings", cache_dir=str(tmp_path), **sizes)
+    cfg = config(model)
+    batches = sft_micro_batches(policy, RandomPixels(), STUDIES[:6], cfg, step_of(stage))
+    trained = trained_in(policy, stage, cfg)
+    assert policy.backbone is not None
+    assert {id(p) for p in policy.backbone.trained_parameters()} < {id(p) for p in trained}
+    before = {name: p.detach().clone() for name, p in policy.backbone.named_parameters()}
+    gradient(policy, stage, batches)
+    torch.optim.SGD(trained, lr=0.1).step()
+    moved = [name for name, p in policy.backbone.named_parameters() if not torch.equal(p, before[name])]
+    assert any("patch_embeddings" in name for name in moved)
 
 
 @pytest.mark.parametrize("changes", [{"regions": False}, {"global_tokens": 0}, {"gate": False}])
