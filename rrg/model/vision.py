@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
 
+import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -100,8 +101,9 @@ class VisionBackbone(nn.Module):
         return [parameter for name, parameter in named if name.removeprefix("model.") not in unused]
 
     def train_all(self) -> None:
-        """Full training."""
+        """Full training. DeepSpeed flattens parameters, and can't with those that lie channels last."""
         self.trained = "full"
+        self.network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]  # torch's stubs lack it
         for parameter in self.trained_parameters():
             parameter.requires_grad_()
 
