@@ -50,7 +50,7 @@ def hugging_face_folder(family: str, folder: Path) -> Path:
 
     tokenizer = train_tokenizer(TEXTS, 120)
     special = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
-    settings = FAMILIES[family] | special | {"vocab_size": len(tokenizer)}
+    settings = FAMILIES[family] | special | {"vocab_size": len(tokenizer) + 1}  # Qwen2's adds a token
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**settings))
     with torch.no_grad():

@@ -17,6 +17,7 @@ import ray
 from actors.env import rollout_env
 from actors.runner import VLLMEnvRunner
 from actors.trajectory import SampleRequest
+from actors.weights import weights_digest
 from configs.schema import Config
 from reward_server.directory import RewardAccess, RewardDirectory
 from reward_server.worker import WorkerOptions
@@ -80,7 +81,8 @@ def test_the_actor_answers_with_rewards_and_survives_refused_weights_and_a_rewar
     runner: Any, rewards: RewardDirectory, policy: ReportPolicy, other_policy: ReportPolicy, studies: StudySet
 ) -> None:
     ref = published(policy, 4)
-    request = SampleRequest(0, 0, tuple(studies.studies), 4, dataclasses.replace(ref, tensors=ray.put(ref.tensors)))
+    shared = dataclasses.replace(ref, tensors=ray.put(ref.tensors), digest=weights_digest(ref.tensors))
+    request = SampleRequest(0, 0, tuple(studies.studies), 4, shared)
     trajectories, metrics = ask(runner, request)
     assert [t.failed for t in trajectories] == [None] * 12
     assert all("bertscore" in t.components and t.reward != 0 for t in trajectories)
@@ -90,7 +92,7 @@ def test_the_actor_answers_with_rewards_and_survives_refused_weights_and_a_rewar
     greedy, _ = ask(runner, dataclasses.replace(request, greedy=True, samples_per_study=1, evidence=True))
     assert [len(t.evidence) for t in greedy] == [29] * 3
 
-    wrong = dataclasses.replace(published(other_policy, 5), tensors=request.weights.tensors)
+    wrong = dataclasses.replace(shared, version=5, canary=published(other_policy, 5).canary)
     with pytest.raises(ray.exceptions.RayTaskError, match="version 5 failed its canary"):
         ask(runner, dataclasses.replace(request, weights=wrong))
     again, _ = ask(runner, request)
