@@ -2,11 +2,12 @@
 
     python -m benchmarks.model [--models small,smollm2] [--threads 2] [--rounds 3] [--json FILE]
 
-Contract: every model runs in a process of its own (Linux), and its peak memory is that of the timed steps. A step is what RL does with one
-rollout: forward, backward, AdamW over reports of Open-i's lengths (random tokens), 8 a study, in length-sorted
-micro-batches under the config's token budget. Operations are counted by torch's own counter (matrix products and
-attention; padding and recomputation included); the limit is a 1024 x 1024 matrix product, measured before and after in
-the same process. Tokens are those of prompts and reports, padding not counted. Nothing else should run meanwhile.
+Contract: time and peak memory of every model are measured in processes of their own (Linux). A step is what RL does
+with one rollout: forward, backward, AdamW over reports of Open-i's lengths (random tokens), 8 a study, in length-
+sorted micro-batches under the config's token budget. Operations are counted by torch's own counter (matrix products
+and attention; padding and recomputation included); the limit is a 1024 x 1024 matrix product, measured before and
+after in the same process. Tokens are those of prompts and reports, padding not counted. Nothing else should run
+meanwhile.
 """
 
 from __future__ import annotations
@@ -15,13 +16,18 @@ import argparse
 import json
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from multiprocessing import get_context
 from pathlib import Path
+from typing import TypeVar
+
+T = TypeVar("T")
 
 SAMPLES = 8
+# glibc keeps freed memory of up to 32 MB a piece: with this, what is resident is what is used.
+_RETURN_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "65536"}
 # Tokens of Open-i's findings under the small model's tokenizer, the end token included: about 1.2 a word.
 _MEAN_TOKENS, _SPREAD_TOKENS, _FEWEST = 40.0, 17.0, 8
 
@@ -41,7 +47,6 @@ class Measured:
     gflops: float
     gemm_gflops: float
     share: float
-    peak_mib: int
 
 
 def measure(model: str, gradient_checkpointing: bool, studies: int, threads: int, rounds: int) -> Measured:
@@ -49,19 +54,14 @@ def measure(model: str, gradient_checkpointing: bool, studies: int, threads: int
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
-    from rrg.model.lora import trainable_parameters
-
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     step = _Step(model, gradient_checkpointing, studies)
-    trained = [*step.policy.extractor.parameters(), *trainable_parameters(step.policy.llm)]
-    for parameter in step.policy.parameters():
-        parameter.requires_grad_(any(parameter is one for one in trained))
+    trained = step.trained
     optimizer = torch.optim.AdamW(trained, lr=1e-6, fused=True)
     with FlopCounterMode(display=False) as counter:
         step.run(optimizer)
     gemm = [_gemm_flops_per_second()]
-    Path("/proc/self/clear_refs").write_text("5")  # the peak is that of the timed steps: loading and counting need more
     seconds = min(step.run(optimizer) for _ in range(rounds))
     gemm.append(_gemm_flops_per_second())
     flops = counter.get_total_flops()
@@ -77,8 +77,19 @@ def measure(model: str, gradient_checkpointing: bool, studies: int, threads: int
         gflops=flops / seconds / 1e9,
         gemm_gflops=max(gemm) / 1e9,
         share=flops / seconds / max(gemm),
-        peak_mib=_peak_mib(),
     )
+
+
+def peak_mib(model: str, gradient_checkpointing: bool, studies: int, threads: int) -> int:
+    """The most memory of this process during one step, MiB; in a process of its own, started with `_RETURN_MEMORY`."""
+    import torch
+
+    torch.set_num_threads(threads)
+    step = _Step(model, gradient_checkpointing, studies)
+    optimizer = torch.optim.AdamW(step.trained, lr=1e-6, fused=True)
+    Path("/proc/self/clear_refs").write_text("5")  # forgets the peak of loading
+    step.run(optimizer)
+    return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) >> 10
 
 
 class _Step:
@@ -92,6 +103,7 @@ class _Step:
         from learner.batching import micro_batch_rounds
         from rrg.model.backbone import make_store
         from rrg.model.build import build_policy
+        from rrg.model.lora import trainable_parameters
 
         register()
         with initialize_config_module("configs", version_base="1.3"):
@@ -104,6 +116,10 @@ class _Step:
             cache_dir=cfg.data.cache_dir,
         ).train()  # fmt: skip
         drawn = torch.normal(_MEAN_TOKENS, _SPREAD_TOKENS, (studies * SAMPLES,)).round().int()
+        self.trained = [*self.policy.extractor.parameters(), *trainable_parameters(self.policy.llm)]
+        kept = {id(parameter) for parameter in self.trained}
+        for parameter in self.policy.parameters():
+            parameter.requires_grad_(id(parameter) in kept)
         lengths: list[int] = drawn.clamp(_FEWEST, cfg.rollout.max_new_tokens).tolist()
         self._prompt = self.policy.prompt.most_tokens(self.policy.tokenizer, self.policy.visual_tokens)
         total = [self._prompt + length for length in lengths]
@@ -150,12 +166,6 @@ class _Step:
         return PolicyInputs(images, collate_prompts([prompt] * len(studies))), ids, mask, counts
 
 
-def _peak_mib() -> int:
-    """The most memory that was resident since `clear_refs`."""
-    status = Path("/proc/self/status").read_text()
-    return int(status.split("VmHWM:")[1].split()[0]) >> 10
-
-
 def _gemm_flops_per_second() -> float:
     import torch
 
@@ -182,13 +192,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
     found = []
     for name in args.models.split(","):
         for checkpointing in (False, True):
-            with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-                found.append(
-                    pool.submit(measure, name, checkpointing, args.studies, args.threads, args.rounds).result()
-                )
-            print(_line(found[-1]), flush=True)
+            settings = (name, checkpointing, args.studies, args.threads)
+            timed = _elsewhere(measure, *settings, args.rounds)
+            os.environ |= _RETURN_MEMORY
+            peak = _elsewhere(peak_mib, *settings)
+            for variable in _RETURN_MEMORY:
+                del os.environ[variable]
+            found.append(asdict(timed) | {"peak_mib": peak})
+            print(f"{_line(timed)}, peak {peak} MiB", flush=True)
     if args.json:
-        args.json.write_text(json.dumps([asdict(row) for row in found], indent=2) + "\n")
+        args.json.write_text(json.dumps(found, indent=2) + "\n")
+
+
+def _elsewhere(work: Callable[..., T], *arguments: object) -> T:
+    """The result of `work` in a fresh process."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(work, *arguments).result()
 
 
 def _line(row: Measured) -> str:
@@ -196,8 +215,7 @@ def _line(row: Measured) -> str:
     return (
         f"{row.model + checkpointing:<24} {row.parameters / 1e6:7.1f} M parameters, {row.trained / 1e6:.1f} M trained: "
         f"{row.seconds:.2f} s a step of {row.tokens} tokens ({row.padding:.0%} padding) = "
-        f"{row.tokens_per_second:.0f} tokens/s, {row.gflops:.0f} of {row.gemm_gflops:.0f} GFLOP/s ({row.share:.0%}), "
-        f"peak {row.peak_mib} MiB"
+        f"{row.tokens_per_second:.0f} tokens/s, {row.gflops:.0f} of {row.gemm_gflops:.0f} GFLOP/s ({row.share:.0%})"
     )
 
 
