@@ -18,11 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from rich import box
 from rich.console import Console
-from rich.table import Table
 
 from learner.evaluation.ablation import FULL, Report, cells, markdown, notes, read_arm, report
+from learner.evaluation.tables import filled_table
 from rrg.errors import UserError
 
 ARMS: Final[Mapping[str, tuple[str, ...]]] = {
@@ -137,12 +136,7 @@ def _write(out: Path, made: Report) -> None:
 
 def _print(made: Report, console: Console) -> None:
     header, rows = cells(made)
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    for index, title in enumerate(header):
-        table.add_column(title, justify="right" if index else "left")
-    for row in rows:
-        table.add_row(*row)
-    console.print(table)
+    console.print(filled_table(header, rows))
     for note in notes(made):
         console.print(note, highlight=False, markup=False, soft_wrap=True)
 

@@ -8,11 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from rich import box
 from rich.console import Console
-from rich.table import Table
 
 from learner.evaluation.regions import LEAST_POSITIVES, RegionMeasures
+from learner.evaluation.tables import filled_table
 
 _COLUMNS = {"iou": "box IoU", "iou_mean_box": "mean training box", "auroc": "AUROC", "ap": "AP"}
 
@@ -44,12 +43,7 @@ def region_notes(measures: RegionMeasures) -> list[str]:
 
 def print_regions(measures: RegionMeasures, console: Console, whose: str) -> None:
     header, rows = region_cells(measures)
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    for index, title in enumerate(header):
-        table.add_column(title, justify="right" if index else "left")
-    for cells in rows:
-        table.add_row(*cells)
-    console.print(f"[bold]Regions, {whose}[/bold]", table, sep="\n", highlight=False)
+    console.print(f"[bold]Regions, {whose}[/bold]", filled_table(header, rows), sep="\n", highlight=False)
     for note in region_notes(measures):
         console.print(note, highlight=False, soft_wrap=True)
 

@@ -57,7 +57,7 @@ def _table(entries: Mapping[str, Entry]) -> Table:
         cells = [name + arrow(name), _spread([entry["value"], entry["low"], entry["high"]])]
         cells += [_cell(entry["controls"][control]["value"]) for control in controls]
         rows.append([*cells, *([untold(entry)] if controls else [])])
-    return _filled([*header, *(["does not tell from"] if controls else [])], rows)
+    return filled_table([*header, *(["does not tell from"] if controls else [])], rows)
 
 
 def _deltas(entries: Mapping[str, Entry]) -> Table:
@@ -67,7 +67,7 @@ def _deltas(entries: Mapping[str, Entry]) -> Table:
         base = entry["baseline"]
         values = [_cell(entry["value"]), _cell(base["value"])]
         rows.append([name + arrow(name), *values, _spread(base["difference"], "+"), _p(base["p"])])
-    return _filled(["metric", "system", "baseline", "difference [95 %]", "p"], rows)
+    return filled_table(["metric", "system", "baseline", "difference [95 %]", "p"], rows)
 
 
 def _label_table(entries: Mapping[str, Entry]) -> Table:
@@ -76,7 +76,7 @@ def _label_table(entries: Mapping[str, Entry]) -> Table:
     header = ["labels", "uncertain", "average", "precision", "recall", "F1 [95 %]"]
     header += ["F1 - baseline [95 %]", "p"] if "baseline" in some else []
     header += ["F1 does not tell from"] if "controls" in some else []
-    return _filled(header, list(_label_rows(entries)), left=3)
+    return filled_table(header, list(_label_rows(entries)), left=3)
 
 
 def _label_rows(entries: Mapping[str, Entry]) -> Iterator[list[str]]:
@@ -100,7 +100,7 @@ def untold(entry: Entry) -> str:
     return ", ".join(names)
 
 
-def _filled(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> Table:
+def filled_table(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for index, title in enumerate(header):
         words = index < left or "tell from" in title
