@@ -3,9 +3,12 @@
 Contract:
 - `generate` yields a sample as soon as it is finished, while the others go on. It begins with an empty prefix cache,
   so a sample depends on its prompt, its seed and the weights, not on what was served before.
+- `generate` can be interrupted between two tokens, to load other weights: the samples that still run are handed on as
+  far as they are. They go on as new prompts, the old ones with the tokens so far behind them.
 - Log-probabilities are those of the distribution that was sampled from (after the temperature).
 - Nothing that could harm the engine enters it: embeds and weights are checked first (`PromptError`,
   `WeightsError`). A NaN that comes out all the same fails its own sample and is wiped from the KV cache.
+- One thread calls it; only `abandon` may come from another.
 - An exception or a time-out inside vLLM leaves it in an unknown state: the engine then refuses all further work
   (`EngineError`), and its owner has to replace it.
 
@@ -17,50 +20,22 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from actors.errors import EngineError, PromptError, WeightsError
+from actors.errors import EngineError, PromptError
+from actors.samples import Prompt, Sample, Sampling, not_begun, read_sample
+from actors.shapes import check_weights, parameters_of
 from configs.schema import RolloutConfig
 
 # Prompts are short: with vLLM's default of 128 tokens a block they would never fill one, and never share it.
 BLOCK_SIZE = 32
 # Samples that came out as NaN make the engine start the others afresh; so often, then the weights are to blame.
 MAX_CLEAN_STARTS = 4
-
-
-@dataclass(frozen=True)
-class Prompt:
-    """Embeds [P, hidden] float32 and the seed of the one sample to draw after them."""
-
-    embeds: npt.NDArray[np.float32]
-    seed: int
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How to draw: at most `max_new_tokens`, the end-of-sequence token `eos` included; greedy ignores the seed."""
-
-    max_new_tokens: int
-    eos: int
-    temperature: float = 1.0
-    greedy: bool = False
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One finished sample of `prompts[index]`; a failed one has the reason and no tokens to rely on."""
-
-    index: int
-    token_ids: npt.NDArray[np.int32]
-    logprobs: npt.NDArray[np.float32]
-    finish_reason: Literal["stop", "length"]
-    failed: str | None = None
 
 
 class RolloutEngine:
@@ -85,7 +60,7 @@ class RolloutEngine:
             if cfg.tensor_parallel != 1:
                 raise EngineError(f"rollout.tensor_parallel={cfg.tensor_parallel} needs GPUs; on CPUs it must be 1")
             keep_linear_weights_loadable()
-        self.weight_shapes, self.hidden_size = _parameters_of(llm_dir)
+        self.weight_shapes, self.hidden_size = parameters_of(llm_dir)
         self._max_model_len = cfg.max_model_len
         self._timeout_s = cfg.timeout_s
         self._broken: str | None = None
@@ -121,6 +96,10 @@ class RolloutEngine:
         if self._broken is not None:
             raise EngineError(f"the rollout engine is out of order: {self._broken}")
 
+    def abandon(self) -> None:
+        """Make a `generate` that runs in another thread end with EngineError before its next token."""
+        self._broken = "abandoned"
+
     def check_prompt(self, embeds: npt.NDArray[np.float32], max_new_tokens: int) -> None:
         """Raise PromptError unless the embeds are [P, hidden], finite, and leave room for the report."""
         if embeds.ndim != 2 or embeds.shape[0] == 0 or embeds.shape[1] != self.hidden_size:
@@ -133,19 +112,22 @@ class RolloutEngine:
         if not np.isfinite(embeds).all():
             raise PromptError("prompt embeds hold NaN or infinite values")
 
-    def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> Iterator[Sample]:
+    def generate(
+        self, prompts: Sequence[Prompt], sampling: Sampling, interrupted: Callable[[], bool] | None = None
+    ) -> Iterator[Sample]:
         """One sample a prompt, in order of completion.
 
         Prompts with the same embeds (the samples of a study) share their prefill. Leaving the iterator early drops
-        the rest. Raises PromptError before anything runs, EngineError when the engine fails, is busy, has no
-        weights, or finishes no sample for `rollout.timeout_s`.
+        the rest. `interrupted` is asked before every token; when it says yes, the samples that have not ended come as
+        they are, and nothing runs any more. Raises PromptError before anything runs, EngineError when the engine
+        fails, is busy, has no weights, or finishes no sample for `rollout.timeout_s`.
         """
         self._require_idle()
         if self.version is None:
             raise EngineError("the rollout engine has no weights yet: call load_weights first")
         for prompt in prompts:
-            self.check_prompt(prompt.embeds, sampling.max_new_tokens)
-        return self._run(prompts, sampling)
+            self.check_prompt(prompt.embeds, sampling.max_new_tokens - prompt.written)
+        return self._run(prompts, sampling, interrupted)
 
     def prompt_logprobs(self, token_ids: Sequence[int]) -> npt.NDArray[np.float32]:
         """Log-probability of each token but the first given those before it, [len(token_ids) - 1]: the canary."""
@@ -154,7 +136,7 @@ class RolloutEngine:
         self._require_idle()
         params = SamplingParams(max_tokens=1, temperature=0.0, prompt_logprobs=0, flat_logprobs=True, detokenize=False)
         self._llm.add_request("canary", {"prompt_token_ids": list(token_ids)}, params)
-        (output,) = [output for outputs in self._steps() for output in outputs]
+        (output,) = [output for outputs in self._steps() for output in outputs if output.finished]
         return np.asarray(output.prompt_logprobs.logprobs, dtype=np.float32)
 
     def load_weights(self, tensors: Mapping[str, torch.Tensor], version: int) -> None:
@@ -177,7 +159,9 @@ class RolloutEngine:
         self._broken = "closed"
         self._llm.engine_core.shutdown()
 
-    def _run(self, prompts: Sequence[Prompt], sampling: Sampling) -> Iterator[Sample]:
+    def _run(
+        self, prompts: Sequence[Prompt], sampling: Sampling, interrupted: Callable[[], bool] | None
+    ) -> Iterator[Sample]:
         """Generate with restarts: a NaN may have reached the KV blocks of samples that still run."""
         self._require_idle()
         self._busy = True
@@ -186,14 +170,19 @@ class RolloutEngine:
             for attempt in range(MAX_CLEAN_STARTS):
                 self._start_clean(zero=attempt > 0)
                 for index, prompt in waiting.items():
-                    self._submit(index, prompt, sampling)
-                for outputs in self._steps():
-                    samples = [_sample(output) for output in outputs]
+                    self._submit(index, prompt, sampling, stream=interrupted is not None)
+                so_far: dict[int, Any] = {}
+                for outputs in self._steps(interrupted):
+                    so_far |= {int(output.request_id): output for output in outputs}
+                    samples = [read_sample(output) for output in outputs if output.finished]
                     for sample in samples:
                         del waiting[sample.index]
                     yield from samples
                     if any(sample.failed for sample in samples):
                         break
+                else:
+                    yield from [read_sample(so_far[i]) if i in so_far else not_begun(i) for i in waiting]
+                    return
                 if not waiting:
                     return
                 self._abort(waiting)
@@ -203,30 +192,34 @@ class RolloutEngine:
             self._abort(waiting)
             self._busy = False
 
-    def _submit(self, index: int, prompt: Prompt, sampling: Sampling) -> None:
+    def _submit(self, index: int, prompt: Prompt, sampling: Sampling, stream: bool) -> None:
+        """`stream`: vLLM hands on what it has after every token, which costs time; else a sample's end alone."""
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
+        seed = None if sampling.greedy else prompt.seed
         params = SamplingParams(
-            temperature=0.0 if sampling.greedy else sampling.temperature,
-            seed=None if sampling.greedy else prompt.seed,
-            max_tokens=sampling.max_new_tokens,
+            temperature=0.0 if seed is None else sampling.temperature,
+            seed=seed,
+            max_tokens=sampling.max_new_tokens - prompt.written,
             stop_token_ids=[sampling.eos],
             logprobs=0,
             flat_logprobs=True,
             detokenize=False,
-            output_kind=RequestOutputKind.FINAL_ONLY,
+            output_kind=RequestOutputKind.CUMULATIVE if stream else RequestOutputKind.FINAL_ONLY,
         )
         embeds = torch.tensor(prompt.embeds, dtype=self._llm.model_config.dtype)
         self._guarded(self._llm.add_request, str(index), {"prompt_embeds": embeds}, params)
 
-    def _steps(self) -> Iterator[list[Any]]:
-        """Drive vLLM until it has no more requests; the requests that a step finished, if any."""
+    def _steps(self, interrupted: Callable[[], bool] | None = None) -> Iterator[list[Any]]:
+        """Drive vLLM until it has no more requests or is interrupted; what each step gave, if anything."""
         deadline = time.monotonic() + self._timeout_s
-        while self._llm.has_unfinished_requests():
-            finished = [output for output in self._guarded(self._llm.step) if output.finished]
-            if finished:
-                yield finished
+        while self._llm.has_unfinished_requests() and not (interrupted is not None and interrupted()):
+            self.assert_healthy()
+            outputs = self._guarded(self._llm.step)
+            if outputs:
+                yield outputs
+            if any(output.finished for output in outputs):
                 deadline = time.monotonic() + self._timeout_s
             elif time.monotonic() > deadline:
                 count = self._llm.get_num_unfinished_requests()
@@ -257,44 +250,3 @@ class RolloutEngine:
         self.assert_healthy()
         if self._busy:
             raise EngineError("the rollout engine is busy: finish or close the running generate() first")
-
-
-def check_weights(weights: Mapping[str, torch.Tensor], expected: Mapping[str, tuple[int, ...]], version: int) -> None:
-    """Raise WeightsError unless `weights` has exactly the expected names and shapes and every value is finite."""
-    if missing := expected.keys() - weights.keys():
-        raise WeightsError(f"weights version {version} lacks {len(missing)} tensors: {sorted(missing)[:5]}")
-    if unknown := weights.keys() - expected.keys():
-        raise WeightsError(f"weights version {version} has {len(unknown)} unknown tensors: {sorted(unknown)[:5]}")
-    for name, tensor in weights.items():
-        if tuple(tensor.shape) != expected[name]:
-            raise WeightsError(f"weights version {version}: {name} is {tuple(tensor.shape)}, not {expected[name]}")
-        if tensor.is_floating_point() and tensor.numel() and not all(e.isfinite() for e in torch.aminmax(tensor)):
-            raise WeightsError(f"weights version {version}: {name} holds NaN or infinite values")
-
-
-def _parameters_of(llm_dir: Path) -> tuple[dict[str, tuple[int, ...]], int]:
-    """Names and shapes of the checkpoint that the config in `llm_dir` describes, and its hidden size."""
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    config = AutoConfig.from_pretrained(llm_dir)
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config)
-    return {name: tuple(value.shape) for name, value in model.state_dict().items()}, config.hidden_size
-
-
-def _sample(output: Any) -> Sample:
-    """A finished vLLM request as a Sample; its id is the prompt's index."""
-    completion = output.outputs[0]
-    logprobs = np.asarray(completion.logprobs.logprobs, dtype=np.float32)
-    failed = None
-    if completion.finish_reason not in ("stop", "length"):
-        failed = f"vLLM ended the sample with {completion.finish_reason!r}"
-    elif len(logprobs) != len(completion.token_ids) or not np.isfinite(logprobs).all():
-        failed = "the engine gave a NaN log-probability"
-    return Sample(
-        index=int(output.request_id),
-        token_ids=np.asarray(completion.token_ids, dtype=np.int32),
-        logprobs=logprobs,
-        finish_reason="stop" if completion.finish_reason == "stop" else "length",
-        failed=failed,
-    )

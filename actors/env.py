@@ -15,4 +15,5 @@ def rollout_env(cfg: RolloutConfig) -> dict[str, str]:
         "OMP_NUM_THREADS": str(cfg.threads),
         "GOMP_SPINCOUNT": "0",  # idle threads sleep: the learner computes meanwhile
         "TOKENIZERS_PARALLELISM": "false",
+        "RAY_WARN_BLOCKING_GET_INSIDE_ASYNC": "0",  # `actors.runner` blocks threads of its own, not the event loop
     }

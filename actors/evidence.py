@@ -14,8 +14,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from actors.engine import Prompt, RolloutEngine, Sampling
+from actors.engine import RolloutEngine
 from actors.errors import PromptError
+from actors.samples import Prompt, Sampling
 from rrg.model.evidence import Evidence, read_evidence, with_sentences, worth_a_sentence
 
 if TYPE_CHECKING:

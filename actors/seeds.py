@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import hashlib
 
+import numpy as np
+import numpy.typing as npt
+
 
 def sample_seed(run_seed: int, step: int, study_id: str, sample_index: int) -> int:
     """The seed of one sample, in [0, 2**63).
@@ -12,4 +15,12 @@ def sample_seed(run_seed: int, step: int, study_id: str, sample_index: int) -> i
     a study id may hold any text.
     """
     key = f"{run_seed}/{step}/{sample_index}/{study_id}".encode()
+    return int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "big") >> 1
+
+
+def continuation_seed(seed: int, token_ids: npt.NDArray[np.int32]) -> int:
+    """The seed of the rest of a sample that was interrupted after these tokens; its own if there are none."""
+    if not len(token_ids):
+        return seed
+    key = f"{seed}/".encode() + np.ascontiguousarray(token_ids, dtype="<i4").tobytes()
     return int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "big") >> 1

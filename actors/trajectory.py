@@ -16,6 +16,9 @@ import numpy.typing as npt
 from rrg.canary import Canary
 from rrg.model.evidence import Evidence
 
+# The `sample_index` of a study's greedy report among its samples.
+BASELINE = -1
+
 
 @dataclass(frozen=True)
 class WeightsRef:
@@ -37,8 +40,9 @@ class SampleRequest:
     """One piece of rollout work: which studies, how to sample, and with which weights.
 
     The seed of sample i of a study is `sample_seed(seed, step, study_id, i)`, so the answer does not depend on
-    which actor serves it. `greedy` decodes the single most likely report instead of sampling. `evidence` asks for what
-    was seen in the studies' regions too.
+    which actor serves it. `greedy` decodes the single most likely report instead of sampling; `greedy_baseline` adds it
+    to the samples of every study. `evidence` asks for what was seen in the studies' regions too. A `live` request takes
+    newer weights that are offered to the actor, even in the middle of a report; any other keeps to `weights`.
     """
 
     step: int
@@ -47,8 +51,10 @@ class SampleRequest:
     samples_per_study: int
     weights: WeightsRef
     greedy: bool = False
+    greedy_baseline: bool = False
     score: bool = True
     evidence: bool = False
+    live: bool = False
 
 
 @dataclass
@@ -57,6 +63,7 @@ class Trajectory:
 
     `token_ids`, `logprobs` and `versions` have one entry a generated token, the end-of-sequence token included:
     the token, its log-probability under the sampling distribution, and the version of the weights that gave it.
+    A greedy `baseline` (its `sample_index` is `BASELINE`) has a reward to compare with and is not learnt from.
     `evidence` is there where it was asked for and the study's prompt could be made.
     """
 
@@ -73,3 +80,8 @@ class Trajectory:
     reward: float = 0.0
     failed: str | None = None
     evidence: Evidence | None = field(default=None, repr=False)
+
+    @property
+    def baseline(self) -> bool:
+        """Whether this is the greedy report that the study's samples are compared with."""
+        return self.sample_index == BASELINE

@@ -20,8 +20,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from actors.engine import RolloutEngine, check_weights
+from actors.engine import RolloutEngine
 from actors.errors import WeightsError
+from actors.shapes import check_weights
 from actors.trajectory import WeightsRef
 from rrg.canary import Canary
 from rrg.model.lora import adapted_layers, adapter_state_dict, base_state_dict, merge, remove_lora

@@ -114,7 +114,7 @@ def _same(score: dict[str, float], expected: dict[str, float]) -> bool:
     return score.keys() == expected.keys() and all(abs(score[name] - expected[name]) <= TOLERANCE for name in expected)
 
 
-class _Server:
+class Server:
     """A server process on a port of its own."""
 
     def __init__(self, arguments: Sequence[str], log: Path) -> None:
@@ -124,6 +124,10 @@ class _Server:
         self.address = f"127.0.0.1:{self._port}"
         self._arguments, self._log = arguments, log
         self.start()
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
 
     def start(self) -> None:
         command = [sys.executable, "-m", "reward_server", "serve", "--port", str(self._port), *self._arguments]
@@ -149,11 +153,11 @@ class _Server:
 
 
 @contextmanager
-def _servers(load: Load) -> Iterator[list[_Server]]:
+def _servers(load: Load) -> Iterator[list[Server]]:
     with tempfile.TemporaryDirectory(prefix="reward-load-") as folder, ExitStack() as stack:
-        started: list[_Server] = []
+        started: list[Server] = []
         for number in range(load.servers):
-            started.append(_Server(load.serve, Path(folder) / f"server-{number}.log"))
+            started.append(Server(load.serve, Path(folder) / f"server-{number}.log"))
             stack.callback(started[-1].kill, signal.SIGTERM)
         for server in started:
             server.wait()

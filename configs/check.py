@@ -1,6 +1,6 @@
 """Rules that no single field's type can tell: each refuses a combination and says why and what to do.
 
-Those of the model are in `configs.check_model`.
+Those of the model are in `configs.check_model`, those of RL in `configs.check_rl`.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from configs.check_model import check_model
+from configs.check_rl import check_rl
 from configs.schema import Config, RewardConfig
 from rrg.errors import UserError
 
@@ -33,7 +34,14 @@ _COMPOSITES = ("embedded", "radcliq_v1", "radcliq_v0")
 
 def check(cfg: Config) -> None:
     """Raises UserError with every broken rule, one a line."""
-    broken = [*_ranges(cfg), *_combinations(cfg), *_warm_start(cfg), *check_model(cfg), *_reward(cfg.reward)]
+    broken = [
+        *_ranges(cfg),
+        *_combinations(cfg),
+        *_warm_start(cfg),
+        *check_model(cfg),
+        *check_rl(cfg),
+        *_reward(cfg.reward),
+    ]
     if broken:
         raise UserError("this configuration cannot run:\n" + "\n".join(f"  - {rule}" for rule in broken))
 
@@ -43,6 +51,7 @@ def _ranges(cfg: Config) -> Iterator[str]:
         "data.image_size": 1 if cfg.data.image_size is None else cfg.data.image_size,
         "data.workers": cfg.data.workers,
         "rollout.num_actors": cfg.rollout.num_actors,
+        "rollout.samples_per_study": cfg.rollout.samples_per_study,
         "rollout.threads": cfg.rollout.threads,
         "rollout.temperature": cfg.rollout.temperature,
         "rollout.tensor_parallel": cfg.rollout.tensor_parallel,
@@ -60,12 +69,6 @@ def _ranges(cfg: Config) -> Iterator[str]:
         "learner.sft.llm_lr_scale": cfg.learner.sft.llm_lr_scale,
         "learner.sft.lr": cfg.learner.sft.lr,
         "learner.sft.regions_lr": cfg.learner.sft.regions_lr,
-        "learner.rl.studies_per_step": cfg.learner.rl.studies_per_step,
-        "learner.rl.minibatches": cfg.learner.rl.minibatches,
-        "learner.rl.lr": cfg.learner.rl.lr,
-        "learner.rl.importance_cap": cfg.learner.rl.importance_cap,
-        "learner.rl.checkpoint_every": cfg.learner.rl.checkpoint_every,
-        "learner.rl.keep_checkpoints": cfg.learner.rl.keep_checkpoints,
         "evaluation.permutations": cfg.evaluation.permutations,
         "evaluation.bootstrap": cfg.evaluation.bootstrap,
     }
@@ -74,16 +77,12 @@ def _ranges(cfg: Config) -> Iterator[str]:
             yield f"{name}={value}: must be above 0"
     for name, share in {
         "learner.sft.abnormal_fraction": cfg.learner.sft.abnormal_fraction,
-        "learner.rl.abnormal_fraction": cfg.learner.rl.abnormal_fraction,
         "model.dropout": cfg.model.dropout,
     }.items():
         if not 0 <= share <= 1:
             yield f"{name}={share}: must be a share between 0 and 1"
-    if cfg.learner.zero_stage not in (0, 1, 2):
-        yield (
-            f"learner.zero_stage={cfg.learner.zero_stage}: use 0, 1 or 2 (stage 3 slices the parameters, and the "
-            "extractor reads some outside of their module's forward pass)"
-        )
+    if cfg.learner.zero_stage not in (0, 1, 2, 3):
+        yield f"learner.zero_stage={cfg.learner.zero_stage}: 0, 1, 2 or 3"
     if cfg.model.dtype not in ("float32", "bfloat16"):
         yield f"model.dtype={cfg.model.dtype}: float32 or bfloat16"
     if cfg.stage not in ("regions", "warm_start", "all"):
@@ -100,17 +99,13 @@ def _ranges(cfg: Config) -> Iterator[str]:
 
 def _combinations(cfg: Config) -> Iterator[str]:
     rollout, learner = cfg.rollout, cfg.learner
-    if rollout.samples_per_study < 2:
-        yield "rollout.samples_per_study < 2: GRPO compares samples of one study, so it needs at least 2"
-    if rollout.max_staleness != 0:
-        yield "rollout.max_staleness > 0: this version is synchronous; set it to 0"
     if cfg.data.name != "rendered_openi" and cfg.data.root is None:
         yield f"data.root is not set: give the folder of the data set ({cfg.data.name}), data.root=DIR"
     if cfg.data.name != "mimic_cxr" and (cfg.data.reports or cfg.data.imagenome):
         yield "data.reports and data.imagenome are for data.name=mimic_cxr: leave them out"
     if learner.rl.studies_per_step < rollout.num_actors:
         yield "learner.rl.studies_per_step < rollout.num_actors: some actors would never get work"
-    if learner.rl.studies_per_step % learner.rl.minibatches:
+    if learner.rl.minibatches > 0 and learner.rl.studies_per_step % learner.rl.minibatches:
         yield "learner.rl.studies_per_step must be a multiple of learner.rl.minibatches"
     if learner.sft.batch_size % learner.num_ranks:
         yield "learner.sft.batch_size must be a multiple of learner.num_ranks"
@@ -124,7 +119,9 @@ def _combinations(cfg: Config) -> Iterator[str]:
     if cfg.model.dtype == "bfloat16" and (learner.gpus_per_rank == 0 or rollout.gpus_per_actor == 0):
         yield "model.dtype=bfloat16 on CPUs is several times slower and less exact: set model.dtype=float32"
     if learner.zero_stage == 0 and cfg.model.dtype == "bfloat16":
-        yield "learner.zero_stage=0 with bfloat16 differs from the other stages in DeepSpeed: use stage 1 or 2"
+        yield "learner.zero_stage=0 with bfloat16 differs from the other stages in DeepSpeed: use stage 1 to 3"
+    if learner.offload and learner.zero_stage == 0:
+        yield "learner.offload with learner.zero_stage=0: DeepSpeed offloads what ZeRO splits, set zero_stage=1 to 3"
     if (learner.gpus_per_rank > 0) != (rollout.gpus_per_actor > 0):
         yield "learner.gpus_per_rank and rollout.gpus_per_actor: both on GPUs or both on CPUs"
 
@@ -139,6 +136,7 @@ def _warm_start(cfg: Config) -> Iterator[str]:
         "significance_weight": sft.significance_weight,
         "attention_weight": sft.attention_weight,
         "caption_weight": sft.caption_weight,
+        "checkpoint_every": sft.checkpoint_every,
     }.items():
         if value < 0:
             yield f"learner.sft.{name}={value:g}: must not be below 0 (0 leaves it out)"
@@ -146,8 +144,11 @@ def _warm_start(cfg: Config) -> Iterator[str]:
         yield "stage=regions with model.regions=off: there is nothing to train"
     if cfg.stage == "regions" and sft.regions_epochs == 0:
         yield "stage=regions with learner.sft.regions_epochs=0: there is nothing to train, set it above 0"
-    elif sft.regions_epochs == 0 and sft.epochs == 0:
-        yield "learner.sft.epochs=0 with learner.sft.regions_epochs=0: nothing would be learnt, set one above 0"
+    elif cfg.stage == "warm_start" and sft.regions_epochs == 0 and sft.epochs == 0:
+        yield (
+            "stage=warm_start with learner.sft.epochs=0 and learner.sft.regions_epochs=0: nothing would be learnt, set "
+            "one above 0, or stage=all for RL without a warm start"
+        )
 
 
 def _reward(reward: RewardConfig) -> Iterator[str]:

@@ -137,7 +137,8 @@ class RolloutConfig:
     max_num_seqs: int = 128
     kv_cache_mib: int = 256
     max_model_len: int = 256
-    # Trajectories may be so many weight versions old; 0: synchronous.
+    # 0: synchronous. k: rollout, reward and update overlap, and a trajectory begins at most k weight versions before
+    # the update that learns from it.
     max_staleness: int = 0
     # The longest wait for one request (s), and for an engine to start.
     timeout_s: float = 300.0
@@ -178,6 +179,9 @@ class RewardConfig:
     # ... or, if there are any, the sum of these weights times their components, as
     # `+reward.component_weights={bertscore: 1, radgraph: 1}` on the command line ...
     component_weights: dict[str, float] = field(default_factory=dict)
+    # ... minus what the best constant report (of the training studies) would get for the same reference, if
+    # `relative_to_constant` ...
+    relative_to_constant: bool = False
     # ... minus these weights times the penalties (outside of the composite), plus the positive-finding F1 times its
     # weight.
     repetition_weight: float = 1.0
@@ -211,6 +215,58 @@ class SFTConfig:
     caption_weight: float = 0.5
     # Regions of each study that are captioned in a step: those with findings first.
     captions_per_study: int = 3
+    # Steps between two checkpoints of the warm start (0: none; a killed one begins again).
+    checkpoint_every: int = 200
+
+
+@dataclass
+class KLConfig:
+    # KL(policy || warm start): in the "loss", in the "reward", or "off".
+    place: str = "loss"
+    # Estimator: k1, k2 or k3 (learner.objectives.kl says which may go where).
+    estimator: str = "k2"
+    coef: float = 0.02
+    # Adaptive coefficient: it rises and falls so that the KL (nats a token) comes to `target`, at most by a fifth of
+    # `studies / horizon` a step; null: constant.
+    target: float | None = None
+    horizon: int = 2000
+
+
+@dataclass
+class CorrectionConfig:
+    # Importance correction of what the learner's and the rollout engine's policies differ in: ratios above `cap` are
+    # cut to it ("truncate"), their tokens (or reports) left out ("mask"), or nothing is corrected ("off"; synchronous
+    # runs only). Ratios of each "token" or of the whole "sequence".
+    mode: str = "truncate"
+    level: str = "token"
+    cap: float = 2.0
+
+
+@dataclass
+class ValueConfig:
+    # advantage=ppo: discount and lambda of GAE, weight of the value head's loss, clip of its change, its learning rate
+    # as a multiple of the policy's.
+    gamma: float = 1.0
+    gae_lambda: float = 0.95
+    coef: float = 0.5
+    clip: float = 0.2
+    lr_scale: float = 10.0
+
+
+@dataclass
+class StopConfig:
+    # The run stops with a reason when a step's mean KL (k3, nats a token) or mean gap between the learner's and the
+    # engine's log-probs is above its limit (null: no limit) ...
+    max_kl: float | None = 1.0
+    max_logprob_gap: float | None = 0.05
+    # ... when the mean reward of `window` steps lies `collapse` standard deviations (of the first `window` steps'
+    # samples) below that of the first ones ...
+    window: int = 5
+    collapse: float | None = 2.0
+    # ... or when at `patience` evaluations in a row a measure of the validation studies has declined against the warm
+    # start by more than its 95 % interval (null: never): "finding_f1", "abnormal_reward", "unique", "shuffle_gap".
+    patience: int | None = 2
+    measures: list[str] = field(default_factory=lambda: ["finding_f1", "abnormal_reward", "shuffle_gap"])
 
 
 @dataclass
@@ -221,24 +277,46 @@ class RLConfig:
     minibatches: int = 2
     lr: float = 2e-4
     warmup_steps: int = 2
-    # PPO clip below and above, and KL to the warm start (k2 estimator in the loss).
+    # The objective, put together of parts (docs/algorithms.md): how good a report is ("grpo", "dr_grpo", "rloo",
+    # "reinforce_pp", "reinforce_pp_baseline", "scst", "ppo"), ...
+    advantage: str = "grpo"
+    # ... how its tokens are made likelier ("ppo_clip", "gspo", "cispo", "reinforce"), with the clip below and above,
+    # and the bound of dual-clip PPO (null: none), ...
+    surrogate: str = "ppo_clip"
     clip_low: float = 0.2
     clip_high: float = 0.28
-    kl_coef: float = 0.02
-    # Importance correction between rollout and learner: ratios above are truncated.
-    importance_cap: float = 2.0
+    dual_clip: float | None = None
+    # ... how tokens are averaged ("tokens": over all of a mini-batch; "sequences": within each report first;
+    # "constant": divided by reports x rollout.max_new_tokens), ...
+    reduction: str = "tokens"
+    kl: KLConfig = field(default_factory=KLConfig)
+    correction: CorrectionConfig = field(default_factory=CorrectionConfig)
+    value: ValueConfig = field(default_factory=ValueConfig)
+    entropy_coef: float = 0.0
+    # ... and whether studies whose reports all have the same reward are left out of the averages.
+    drop_flat_groups: bool = False
+    # Weight of the warm start's losses of the regions (findings, significance, boxes), kept on in RL; 0: off.
+    region_weight: float = 0.5
     abnormal_fraction: float = 0.8
+    # Every so many steps greedy reports of some validation studies are measured (0: never).
+    evaluate_every: int = 5
+    evaluate_studies: int = 96
+    stop: StopConfig = field(default_factory=StopConfig)
     checkpoint_every: int = 4
     keep_checkpoints: int = 2
+    # The measure of those evaluations by which the best checkpoint is kept beside the newest ones (null: none).
+    keep_best: str | None = "reward"
 
 
 @dataclass
 class LearnerConfig:
-    # DeepSpeed ranks, torch threads and GPUs of each, ZeRO stage (0 to 2).
+    # DeepSpeed ranks, torch threads and GPUs of each, ZeRO stage (0 to 3); optimizer state (and with ZeRO 3 parameters)
+    # kept in host memory.
     num_ranks: int = 1
     threads: int = 2
     gpus_per_rank: float = 0.0
     zero_stage: int = 1
+    offload: bool = False
     grad_clip: float = 1.0
     betas: tuple[float, float] = (0.9, 0.95)
     # Most tokens (prompt + report, padding included) of one micro-batch.
@@ -267,6 +345,8 @@ class EvalConfig:
     # Permutations of the shuffle gap, bootstrap draws of every interval.
     permutations: int = 3
     bootstrap: int = 2000
+    # Whether constants and nearest neighbours are measured beside the policies.
+    controls: bool = True
     # Training studies among which the best constant report is chosen, and candidates tried.
     constant_studies: int = 200
     constant_candidates: int = 60
@@ -284,6 +364,9 @@ class Config:
     seed: int = 0
     # How far to go: "regions" (the feature extractor's stage), "warm_start" (and the reports), "all" (and RL).
     stage: str = "all"
+    # Weights to begin at: a run directory (its warm start) or the folder of a policy; null: untrained ones. The warm
+    # start goes on from there; with learner.sft.regions_epochs=0 learner.sft.epochs=0 RL begins at once.
+    start: str | None = None
     # Name of the experiment: part of the run directory.
     name: str = "demo"
     output_dir: str = "outputs/${name}/${now:%Y-%m-%d_%H-%M-%S}"

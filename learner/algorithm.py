@@ -1,15 +1,18 @@
-"""The RL algorithm on RLlib: GRPO with vLLM rollout actors and a learner of DeepSpeed ranks.
+"""The RL algorithm on RLlib: policy gradients with vLLM rollout actors and a learner of DeepSpeed ranks.
 
-Contract: runs in the driver and holds no model. Synchronous: every step samples with the weights that the step before
-published. A step is a pure function of the config, the weights and its number, so a resumed run needs no more state.
-A rollout actor that dies is replaced, and its work given out again.
+Contract: runs in the driver and holds no model. A step learns from the reports that its studies were given, then
+publishes the weights. With `rollout.max_staleness` = 0 reports are sampled with the weights that the step before
+published: a step is a pure function of the config, the weights, the KL coefficient and its number, and a resumed run
+goes on bit for bit. Above that, reports of later steps are written while a step is learnt (`learner.pipeline` says
+which), and go on with new weights in mid-report. A rollout actor that dies is replaced, and its work given out again.
+The end of any step, and of any chunk of the warm start, is a place to save.
 """
 
 from __future__ import annotations
 
 import time
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +22,14 @@ from ray.rllib.core.learner.torch.torch_learner import TorchLearner
 from ray.rllib.core.rl_module.multi_rl_module import MultiRLModuleSpec
 
 from actors.runner import VLLMEnvRunner
-from actors.trajectory import SampleRequest, Trajectory, WeightsRef
+from actors.trajectory import Trajectory
 from configs.schema import Config
-from learner.checkpoints import RunState, config_hash, read_state, write_checkpoint
+from learner.checkpoints import Best, Phase, RunState, config_hash, read_state, write_checkpoint
 from learner.group import DeepSpeedLearnerGroup, create_ranks, find_ranks
+from learner.inflight import read_inflight, write_inflight
+from learner.objectives.kl import adapt_kl
 from learner.rank import INITIAL_POLICY, WARM_START
+from learner.rollouts import Rollouts, slots
 from learner.sampler import studies_for_step
 from reward_server.directory import RewardAccess
 from rrg.data import load_studies
@@ -32,10 +38,8 @@ from rrg.errors import UserError
 Progress = Callable[[int, int, Mapping[str, float]], None]
 # Steps of the warm start that one call to the ranks does: progress is shown between calls.
 WARM_START_CHUNK = 10
-# Studies of one request when reports are written for evaluation.
-GENERATE_CHUNK = 128
-# A piece of rollout work that was lost so often points at a cause that a new actor does not mend.
-MAX_ATTEMPTS = 3
+# How long actors that are asked to end may take (s), before they are killed.
+STOP_S = 5.0
 
 
 class ReportRLConfig(AlgorithmConfig):  # type: ignore[misc]
@@ -53,7 +57,7 @@ class ReportRLConfig(AlgorithmConfig):  # type: ignore[misc]
             num_cpus_per_env_runner=1,
             num_gpus_per_env_runner=rollout.gpus_per_actor,
             create_local_env_runner=False,
-            max_requests_in_flight_per_env_runner=1,
+            max_requests_in_flight_per_env_runner=slots(cfg),
         )
         self.environment(
             env_config={
@@ -93,9 +97,14 @@ class ReportRL(Algorithm):  # type: ignore[misc]
         self._cfg: Config = config.env_config["config"]
         self._run_dir = Path(config.env_config["run_dir"])
         self._train = load_studies(self._cfg.data).split("train")
-        self._weights: WeightsRef | None = None
         self.rl_step = 0
         self.step_metrics: dict[str, float] = {}
+        # What is subtracted from the rewards of a study's reports.
+        self.reward_offsets: Mapping[str, float] = {}
+        self._phase: Phase = "regions"
+        self._warm_step = 0
+        self._kl_coef = self._cfg.learner.rl.kl.coef
+        self._best: Best | None = None
         # Before the rollout actors: those wait for the policy that rank 0 writes.
         # Kept: the handles that `find_ranks` gives do not keep an actor alive.
         self._ranks = create_ranks(self._cfg, self._run_dir)
@@ -112,135 +121,147 @@ class ReportRL(Algorithm):  # type: ignore[misc]
         """Whether the run directory holds the finished warm start."""
         return (self._run_dir / WARM_START).is_dir()
 
-    def warm_start(self, progress: Progress) -> None:
-        """Supervised fine-tuning, reported in small steps; ends with `run_dir/warm_start`."""
-        total = self.learner_group.warm_start_total
-        for first in range(0, total, WARM_START_CHUNK):
-            for offset, metrics in enumerate(
-                self.learner_group.warm_start_steps(first, min(WARM_START_CHUNK, total - first))
-            ):
-                progress(first + offset + 1, total, metrics)
+    def warm_start(self, progress: Progress, checkpoint: Path | None, boundary: Callable[[bool], None]) -> None:
+        """Supervised fine-tuning, from a checkpoint of it if there is one; ends with `run_dir/warm_start`.
+
+        `progress` is told of every step. `boundary` is called after every chunk of steps, where `save_run` may be used,
+        with whether a checkpoint is due.
+
+        Raises:
+            UserError: the checkpoint was made with settings that give other numbers.
+        """
+        if checkpoint is not None:
+            state = self._resumable(checkpoint)
+            self._phase, self._warm_step = state.phase, state.step
+        self.learner_group.begin_warm_start(checkpoint)
+        total, every = self.learner_group.warm_start_total, self._cfg.learner.sft.checkpoint_every
+        while self._warm_step < total:
+            first = self._warm_step
+            until_due = every - first % every if every else total
+            steps = self.learner_group.warm_start_steps(first, min(WARM_START_CHUNK, total - first, until_due))
+            self._warm_step += len(steps)
+            self._phase = "policy" if steps[-1]["stage"] else "regions"
+            for done, metrics in enumerate(steps, start=first + 1):
+                progress(done, total, metrics)
+            boundary(every > 0 and self._warm_step % every == 0)
         self.learner_group.end_warm_start()
 
     def begin_rl(self, checkpoint: Path | None = None) -> None:
-        """Begins at the warm start, or goes on from a checkpoint, and publishes the weights.
+        """Begins at the warm start, or goes on from a checkpoint of RL, and publishes the weights.
 
         Raises:
-            UserError: the checkpoint was made with settings that give other numbers, or another number of ranks.
+            UserError: the checkpoint was made with settings that give other numbers.
         """
+        restored: dict[int, list[Trajectory]] = {}
         if checkpoint is not None:
-            state = read_state(checkpoint)
-            if state.config_hash != config_hash(self._cfg):
-                raise UserError(f"{checkpoint} was made with another configuration; resume with that of its run")
-            if state.world_size != len(self.learner_group):
-                raise UserError(f"{checkpoint} is of {state.world_size} learner ranks: set learner.num_ranks to that")
-            self.rl_step = state.step
+            state = self._resumable(checkpoint)
+            self.rl_step, self._kl_coef, self._best = state.step, state.kl_coef, state.best
+            restored = read_inflight(checkpoint)
         self.learner_group.begin_rl(checkpoint)
-        self._weights = self.learner_group.publish(self.rl_step)
+        self._phase = "rl"
+        self._rollouts = Rollouts(
+            self.env_runner_group, self._cfg, self._studies_of, first=self.rl_step, restored=restored
+        )
+        self._publish()
 
     def training_step(self) -> None:
-        """One RL step: choose studies, sample and score reports, learn, publish the weights."""
+        """One RL step: take the reports of its studies, learn from them, publish the weights."""
         started = time.perf_counter()
-        studies = self._choose_studies()
-        requests = [self._request(part) for part in _deal(studies, self._cfg.rollout.num_actors)]
-        trajectories, waited = self._collect(requests)
+        batch = self._rollouts.batch(self.rl_step)
         sampled = time.perf_counter()
-        metrics = self.learner_group.rl_update(trajectories, self.rl_step)
+        trajectories = self._relative(batch.trajectories)
+        update = self.learner_group.rl_update_async(trajectories, self.rl_step, self._kl_coef)
+        while self._rollouts.under_way and not update.done():
+            self._rollouts.poll()
+        metrics = update.result()
         updated = time.perf_counter()
         self.rl_step += 1
-        self._weights = self.learner_group.publish(self.rl_step)
+        self._adapt_kl(metrics)
+        self._publish()
+        ended = time.perf_counter()
+        wall = ended - started
+        busy = self._rollouts.busy_shares(wall) | {"learner": (ended - sampled) / wall}
         self.step_metrics = metrics | {
-            "seconds_rollout": sampled - started - waited["reward_wait_s"],
-            "seconds_reward_wait": waited["reward_wait_s"],
+            "seconds_rollout": max(0.0, sampled - started - batch.reward_wait_s),
+            "seconds_reward_wait": min(sampled - started, batch.reward_wait_s),
             "seconds_update": updated - sampled,
-            "seconds_sync": time.perf_counter() - updated + waited["sync_s"],
+            "seconds_sync": ended - updated + batch.sync_s,
+            "samples_per_second": len(trajectories) / wall,
+            **{f"idle_{role}": 1.0 - share for role, share in busy.items()},
         }
         self.metrics.log_dict(self.step_metrics, key="report_rl", window=1)
 
     def generate(self, study_ids: Sequence[str], *, evidence: bool = False) -> list[Trajectory]:
         """The most likely report of every study (greedy decoding), in their order, without scores; with `evidence`,
         what was seen in its regions too."""
-        chunks = [study_ids[i : i + GENERATE_CHUNK] for i in range(0, len(study_ids), GENERATE_CHUNK)]
-        return self._collect([self._request(chunk, greedy=True, evidence=evidence) for chunk in chunks])[0]
+        return self._rollouts.generate(study_ids, evidence=evidence)
 
-    def save_run(self, folder: Path) -> Path:
-        """A checkpoint of the current RL step below `folder`."""
-        state = RunState("rl", self.rl_step, self.rl_step, len(self.learner_group), config_hash(self._cfg))
-        return write_checkpoint(folder, state, self.learner_group.save, keep=self._cfg.learner.rl.keep_checkpoints)
+    def save_run(self, folder: Path, metrics: Mapping[str, float] | None = None) -> Path:
+        """A checkpoint of the current step below `folder`; `metrics` of a validation of that step decide whether it is
+        the best so far (`learner.rl.keep_best`)."""
+        if metrics is not None:
+            self._best = _better(self._best, self._cfg.learner.rl.keep_best, metrics, self.rl_step)
+        state = RunState(
+            phase=self._phase,
+            step=self.rl_step if self._phase == "rl" else self._warm_step,
+            weight_version=self.rl_step,
+            world_size=len(self.learner_group),
+            config_hash=config_hash(self._cfg),
+            kl_coef=self._kl_coef,
+            best=self._best,
+        )
+        return write_checkpoint(folder, state, self._write, keep=self._cfg.learner.rl.keep_checkpoints)
 
     def restore_env_runners(self, env_runner_group: Any) -> list[int]:
-        """Restarted actors need no state: the weights come with every request."""
-        restored: list[int] = env_runner_group.probe_unhealthy_env_runners()
-        return restored
+        """RLlib asks between steps; before RL begins there is no work that could have been lost."""
+        return self._rollouts.restore()
 
-    def _choose_studies(self) -> tuple[str, ...]:
+    def cleanup(self) -> None:
+        """Ends ranks and rollout actors, whatever they do; RLlib's own would wait for them without end."""
+        self.learner_group.shutdown()
+        self.env_runner_group.foreach_env_runner(
+            lambda runner: runner.stop(), local_env_runner=False, timeout_seconds=STOP_S
+        )
+        self.env_runner_group._worker_manager.clear()  # kills them; there is no public way
+
+    def _write(self, folder: Path) -> None:
+        self.learner_group.save(folder)
+        if self._phase == "rl":
+            write_inflight(folder, self._rollouts.finished())
+
+    def _resumable(self, checkpoint: Path) -> RunState:
+        state = read_state(checkpoint)
+        if state.config_hash != config_hash(self._cfg):
+            raise UserError(f"{checkpoint} was made with another configuration; resume with that of its run")
+        return state
+
+    def _publish(self) -> None:
+        self._rollouts.publish(self.learner_group.publish(self.rl_step))
+
+    def _studies_of(self, step: int) -> tuple[str, ...]:
         rl = self._cfg.learner.rl
         return studies_for_step(
             self._train,
             seed=self._cfg.seed,
-            step=self.rl_step,
+            step=step,
             count=rl.studies_per_step,
             abnormal_fraction=rl.abnormal_fraction,
         )
 
-    def _request(self, studies: Sequence[str], *, greedy: bool = False, evidence: bool = False) -> SampleRequest:
-        assert self._weights is not None, "begin_rl comes first"
-        return SampleRequest(
-            step=self.rl_step,
-            seed=self._cfg.seed,
-            study_ids=tuple(studies),
-            samples_per_study=1 if greedy else self._cfg.rollout.samples_per_study,
-            weights=self._weights,
-            greedy=greedy,
-            score=not greedy,
-            evidence=evidence,
-        )
+    def _relative(self, trajectories: Sequence[Trajectory]) -> list[Trajectory]:
+        """The rewards relative to those offsets; what a checkpoint takes along keeps the rewards as they were."""
+        return [replace(one, reward=one.reward - self.reward_offsets.get(one.study_id, 0.0)) for one in trajectories]
 
-    def _collect(self, requests: Sequence[SampleRequest]) -> tuple[list[Trajectory], dict[str, float]]:
-        """The trajectories of all requests, in their order whichever actor served them; the slowest actor's waits.
-
-        A request always goes to an actor whole: which samples share a batch must not depend on who is healthy.
-        """
-        group = self.env_runner_group
-        waiting = deque(range(len(requests)))
-        attempts = [0] * len(requests)
-        busy: dict[int, int] = {}
-        done: dict[int, tuple[list[Trajectory], dict[str, float]]] = {}
-        deadline = time.monotonic() + self._cfg.rollout.timeout_s * max(
-            1, len(requests) // self._cfg.rollout.num_actors
-        )
-        while len(done) < len(requests):
-            healthy = set(group.healthy_env_runner_ids())
-            for runner in [runner for runner in busy if runner not in healthy]:
-                waiting.appendleft(busy.pop(runner))
-            for runner in sorted(healthy - busy.keys()):
-                if not waiting:
-                    break
-                index = waiting.popleft()
-                attempts[index] += 1
-                if attempts[index] > MAX_ATTEMPTS:
-                    raise RuntimeError(f"a rollout request failed {MAX_ATTEMPTS} times; see the rollout actors' logs")
-                group.foreach_env_runner_async(
-                    "sample_and_metrics",
-                    tag="sample",
-                    kwargs={"request": requests[index]},
-                    remote_worker_ids=[runner],
-                )
-                busy[runner] = index
-            for runner, answer in group.fetch_ready_async_reqs(tags="sample", timeout_seconds=0.05):
-                done[busy.pop(runner)] = answer
-            if len(healthy) < self._cfg.rollout.num_actors:
-                self.restore_env_runners(group)
-            if time.monotonic() > deadline:
-                raise TimeoutError(f"waited for rollouts of {len(requests) - len(done)} requests (rollout.timeout_s)")
-        trajectories = [sample for index in range(len(requests)) for sample in done[index][0]]
-        waits = {
-            name: max((metrics[name] for _, metrics in done.values()), default=0.0)
-            for name in ("reward_wait_s", "sync_s")
-        }
-        return trajectories, waits
+    def _adapt_kl(self, metrics: Mapping[str, float]) -> None:
+        rl = self._cfg.learner.rl
+        if rl.kl.target is not None and "kl_k3" in metrics:  # a step of which every sample failed has no KL
+            self._kl_coef = adapt_kl(self._kl_coef, metrics["kl_k3"], rl.kl.target, rl.kl.horizon, rl.studies_per_step)
 
 
-def _deal(studies: Sequence[str], parts: int) -> list[Sequence[str]]:
-    """Splits into `parts` equal shares, each with its part of the abnormal studies that come first."""
-    return [studies[part::parts] for part in range(parts)]
+def _better(best: Best | None, measure: str | None, metrics: Mapping[str, float], step: int) -> Best | None:
+    """The better of `best` and this step by `measure`."""
+    if measure is None or measure not in metrics:
+        return best
+    if best is not None and best.metric == measure and best.value >= metrics[measure]:
+        return best
+    return Best(measure, metrics[measure], step)

@@ -2,8 +2,10 @@
 
 Contract: `<dir>/step_N/` is complete whenever it exists under that name (its `state.json` is the last file written
 before the rename), `<dir>/latest` names the newest one, and a crash at any point leaves the one before usable.
+`<dir>/best` names the one of the best validation so far, which is kept whatever its age.
 A checkpoint holds `deepspeed/` (weights and optimizer of every rank), `policy/` (safetensors, free of the world
-size) and `state.json`. No random state: every rank seeds its generator from (seed, phase, step, rank).
+size), in RL `inflight.*` (`learner.inflight`) and `state.json`. No random state: every rank seeds its generator from
+(seed, phase, step, rank).
 """
 
 from __future__ import annotations
@@ -23,9 +25,22 @@ from configs.schema import Config
 from rrg.errors import UserError
 
 LOGGER = logging.getLogger(__name__)
-FORMAT = 1
+FORMAT = 2
 
 Phase = Literal["regions", "policy", "rl"]
+
+
+class FormatError(UserError):
+    """A checkpoint of another version of this program."""
+
+
+@dataclass(frozen=True)
+class Best:
+    """The best validation so far: of the RL step `step`, and so of the checkpoint of that step."""
+
+    metric: str
+    value: float
+    step: int
 
 
 @dataclass(frozen=True)
@@ -33,7 +48,8 @@ class RunState:
     """Where a run stands.
 
     `step` counts the finished steps of the phase's schedule (warm start: of both stages together), `weight_version`
-    is the last published one, `config_hash` that of the settings which shape the numbers.
+    is the last published one, `config_hash` that of the settings which shape the numbers, `kl_coef` the coefficient
+    of the next step.
     """
 
     phase: Phase
@@ -41,68 +57,82 @@ class RunState:
     weight_version: int
     world_size: int
     config_hash: str
+    kl_coef: float
+    best: Best | None = None
     format: int = FORMAT
 
 
 def config_hash(config: Config) -> str:
     """A hash of all settings that can change a number of training (not: where and how it runs)."""
+    learner, rollout = config.learner, config.rollout
     shaping: dict[str, Any] = {
-        "data": {k: v for k, v in dataclasses.asdict(config.data).items() if k not in _PLACE_OF_DATA},
+        "data": _without(config.data, "cache_dir", "root", "reports", "imagenome", "workers"),
+        "imagenome": config.data.imagenome is not None,
         "model": dataclasses.asdict(config.model),
         "reward": {k: v for k, v in dataclasses.asdict(config.reward).items() if k in _SHAPE_OF_REWARD},
-        "sft": dataclasses.asdict(config.learner.sft),
-        "rl": {k: v for k, v in dataclasses.asdict(config.learner.rl).items() if k not in _LENGTH_OF_RUN},
-        "rollout": [config.rollout.samples_per_study, config.rollout.temperature, config.rollout.max_new_tokens],
+        "optimizer": [learner.grad_clip, *learner.betas],
+        "sft": _without(learner.sft, "checkpoint_every"),
+        # A run may be made longer, watched or saved more often without becoming another run.
+        "rl": _without(
+            learner.rl,
+            *("steps", "checkpoint_every", "keep_checkpoints", "keep_best"),
+            *("evaluate_every", "evaluate_studies", "stop"),
+        ),
+        "rollout": [rollout.samples_per_study, rollout.temperature, rollout.max_new_tokens, rollout.max_staleness],
         "seed": config.seed,
     }
-    # Younger settings count only where they are not at their default: runs from before them can still be resumed.
-    for name, default in _YOUNGER_DATA.items():
-        if shaping["data"].get(name) == default:
-            del shaping["data"][name]
-    if config.data.imagenome is not None:
-        shaping["imagenome"] = True
     return hashlib.sha256(json.dumps(shaping, sort_keys=True).encode()).hexdigest()[:16]
 
 
-_PLACE_OF_DATA = ("cache_dir", "root", "reports", "imagenome", "workers")
-_YOUNGER_DATA = {"views": "all", "without_findings": "skip", "target": "findings"}
 _SHAPE_OF_REWARD = (
-    "backend", "radgraph", "dtype", "idf", "composite", "clip", "component_weights",
+    "backend", "radgraph", "dtype", "idf", "composite", "clip", "component_weights", "relative_to_constant",
     "repetition_weight", "length_weight", "positive_f1_weight",
 )  # fmt: skip
-# A run may be made longer or saved more often without becoming another run.
-_LENGTH_OF_RUN = ("steps", "checkpoint_every", "keep_checkpoints")
+
+
+def _without(settings: Any, *names: str) -> dict[str, Any]:
+    return {name: value for name, value in dataclasses.asdict(settings).items() if name not in names}
 
 
 def write_checkpoint(folder: Path, state: RunState, write: Callable[[Path], None], *, keep: int) -> Path:
     """Write checkpoint `<folder>/step_<N>` of `state`; `write(path)` fills it. Returns its final path.
 
-    N counts on from the warm start into RL, so that names sort by age: `name_of`. Keeps the newest `keep`.
+    N counts on from the warm start into RL, so that names sort by age: `name_of`. Kept are the newest `keep`, and the
+    best.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    final = folder / name_of(state)
-    aside = final.with_suffix(".tmp")
-    for stale in (aside, final):
+    final = folder / name_of(state.phase, state.step)
+    aside, before = final.with_suffix(".tmp"), final.with_suffix(".old.tmp")
+    for stale in (aside, before):
         if stale.exists():
             shutil.rmtree(stale)
     aside.mkdir()
     write(aside)
     (aside / "state.json").write_text(json.dumps(dataclasses.asdict(state), indent=2) + "\n")
     _sync_tree(aside)
+    if final.exists():  # of the same step: the new one takes its place only when it is whole
+        final.rename(before)
     aside.rename(final)
     _sync(folder)
-    _announce(folder, final.name)
-    _prune(folder, keep, newest=final.name)
+    _announce(folder, "latest", final.name)
+    best = None if state.best is None else name_of("rl", state.best.step)
+    if best is not None:
+        _announce(folder, "best", best)
+    _prune(folder, keep, newest=final.name, best=best)
+    shutil.rmtree(before, ignore_errors=True)
     return final
 
 
-def name_of(state: RunState) -> str:
+def name_of(phase: Phase, step: int) -> str:
     """`step_0_000123` in the warm start, `step_1_000123` in RL: the names sort by age."""
-    return f"step_{int(state.phase == 'rl')}_{state.step:06d}"
+    return f"step_{int(phase == 'rl')}_{step:06d}"
 
 
 def latest_checkpoint(folder: Path) -> Path | None:
-    """The newest complete checkpoint, or None. An incomplete or unreadable one is passed over with a warning."""
+    """The newest complete checkpoint, or None. An incomplete or unreadable one is passed over with a warning.
+
+    Raises FormatError where the newest is of another version of this program.
+    """
     if not folder.is_dir():
         return None
     announced = folder / "latest"
@@ -113,6 +143,8 @@ def latest_checkpoint(folder: Path) -> Path | None:
     for name in names:
         try:
             read_state(folder / name)
+        except FormatError:
+            raise
         except UserError as error:
             LOGGER.warning("checkpoint passed over: %s", error)
             continue
@@ -127,24 +159,28 @@ def read_state(checkpoint: Path) -> RunState:
         raise UserError(f"{checkpoint} is not a complete checkpoint: {', '.join(missing)} is missing")
     try:
         fields: dict[str, Any] = json.loads((checkpoint / "state.json").read_text())
-        state = RunState(**fields)
-    except (json.JSONDecodeError, TypeError) as error:
+        if fields["format"] != FORMAT:
+            raise FormatError(
+                f"{checkpoint} has format {fields['format']}, this version reads {FORMAT}: go on with the version that "
+                "wrote it, or begin a new run at its weights with start=RUN_DIRECTORY"
+            )
+        best = fields.pop("best")
+        return RunState(**fields, best=None if best is None else Best(**best))
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
         raise UserError(f"{checkpoint}/state.json is damaged: {error}") from error
-    if state.format != FORMAT:
-        raise UserError(f"{checkpoint} has format {state.format}, this version reads {FORMAT}")
-    return state
 
 
-def _announce(folder: Path, name: str) -> None:
-    aside = folder / "latest.tmp"
+def _announce(folder: Path, what: str, name: str) -> None:
+    aside = folder / f"{what}.tmp"
     aside.write_text(name + "\n")
     _sync(aside)
-    aside.rename(folder / "latest")
+    aside.rename(folder / what)
     _sync(folder)
 
 
-def _prune(folder: Path, keep: int, *, newest: str) -> None:
-    old = sorted(path for path in folder.glob("step_*") if path.suffix != ".tmp" and path.name != newest)
+def _prune(folder: Path, keep: int, *, newest: str, best: str | None) -> None:
+    kept = (newest, best)
+    old = sorted(path for path in folder.glob("step_*") if path.suffix != ".tmp" and path.name not in kept)
     for path in old[: max(0, len(old) - (keep - 1))]:
         shutil.rmtree(path)
 

@@ -2,7 +2,8 @@
 
 Contract: the caller owns the accumulation boundary (any number of `backward`, one `step`), sets the learning rate
 before every step, and divides losses by global denominators; DeepSpeed averages the gradients over the ranks, so
-`backward_sum` scales them back to sums. With one rank or many, the gradient is the same up to rounding.
+`backward_sum` scales them back to sums. With one rank or many, and at any ZeRO stage, the gradient is the same up to
+rounding.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from datetime import timedelta
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from configs.schema import LearnerConfig
@@ -50,9 +52,19 @@ class ParameterGroup:
 
 
 def make_engine(
-    module: nn.Module, groups: Sequence[ParameterGroup], learner: LearnerConfig, *, weight_decay: float, bf16: bool
+    module: nn.Module,
+    groups: Sequence[ParameterGroup],
+    learner: LearnerConfig,
+    *,
+    weight_decay: float,
+    bf16: bool,
+    universal: bool = False,
 ) -> Any:
-    """A DeepSpeed engine with a fresh AdamW over `groups` of `module`'s parameters; the others are frozen."""
+    """A DeepSpeed engine with a fresh AdamW over `groups` of `module`'s parameters; the others are frozen.
+
+    At ZeRO 3 the parameters are in pieces afterwards (`learner.gathered` puts them together). A `universal` engine can
+    load checkpoints that were converted for another number of ranks, and no others.
+    """
     import deepspeed
 
     trained = [{"params": list(g.parameters), "lr_scale": g.lr_scale} for g in groups if g.parameters]
@@ -66,14 +78,26 @@ def make_engine(
         "gradient_accumulation_steps": 1,
         "managed_gradient_accumulation": False,
         "gradient_clipping": learner.grad_clip,
-        "zero_optimization": {"stage": learner.zero_stage},
+        "zero_optimization": _zero(learner),
+        # torch's AdamW on the host: DeepSpeed's own has to be compiled where it runs.
         "zero_force_ds_cpu_optimizer": False,
         "zero_allow_untested_optimizer": True,
         "steps_per_print": 10**9,
+        "checkpoint": {"load_universal": universal},
         **({"bf16": {"enabled": True}} if bf16 else {}),
     }
     engine, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=config, dist_init_required=False)
     return engine
+
+
+def _zero(learner: LearnerConfig) -> dict[str, Any]:
+    settings: dict[str, Any] = {"stage": learner.zero_stage}
+    if learner.offload:
+        host = {"device": "cpu", "pin_memory": learner.gpus_per_rank > 0}
+        settings["offload_optimizer"] = host
+        if learner.zero_stage == 3:
+            settings["offload_param"] = host
+    return settings
 
 
 def backward_sum(engine: Any, loss: Tensor) -> None:
@@ -95,8 +119,13 @@ def optimizer_step(engine: Any, lr: float) -> dict[str, float]:
 
 def reduce_over_ranks(values: dict[str, float], operation: str, device: torch.device) -> dict[str, float]:
     """`values` added ("sum") or compared ("max") over all ranks; every rank passes the same keys in the same order."""
-    import torch.distributed as dist
-
     packed = torch.tensor(list(values.values()), dtype=torch.float64, device=device)
     dist.all_reduce(packed, op={"sum": dist.ReduceOp.SUM, "max": dist.ReduceOp.MAX}[operation])
     return dict(zip(values, packed.tolist(), strict=True))
+
+
+def add_over_ranks(values: Tensor) -> Tensor:
+    """The sum of a tensor over all ranks."""
+    total = values.clone()
+    dist.all_reduce(total)
+    return total

@@ -17,8 +17,9 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from actors.engine import Prompt, RolloutEngine, Sample, Sampling
+from actors.engine import RolloutEngine
 from actors.env import rollout_env
+from actors.samples import Prompt, Sample, Sampling
 from configs.load import resolve
 from configs.schema import Config
 from learner.checkpoints import latest_checkpoint

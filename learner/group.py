@@ -73,6 +73,10 @@ class DeepSpeedLearnerGroup(LearnerGroup):  # type: ignore[misc]
         """Steps of the warm start's schedule."""
         return self.wait().warm_start_total
 
+    def begin_warm_start(self, checkpoint: Path | None) -> None:
+        """Begin at the first step, or go on from a checkpoint that `save` wrote in the warm start."""
+        self._all("begin_warm_start", None if checkpoint is None else str(checkpoint))
+
     def warm_start_steps(self, first: int, count: int) -> list[dict[str, float]]:
         """Do steps [first, first + count) of the warm start; their metrics."""
         metrics: list[dict[str, float]] = self._all("warm_start_steps", first, count)[0]
@@ -86,10 +90,14 @@ class DeepSpeedLearnerGroup(LearnerGroup):  # type: ignore[misc]
         """Begin at the run's warm start, or go on from a checkpoint."""
         self._all("begin_rl", None if checkpoint is None else str(checkpoint))
 
-    def rl_update(self, trajectories: Sequence[Trajectory], step: int) -> dict[str, float]:
-        """One RL step on trajectories that are in a fixed order, those of a study in a row."""
-        metrics: dict[str, float] = self._all("rl_update", ray.put(list(trajectories)), step)[0]
-        return metrics
+    def rl_update(self, trajectories: Sequence[Trajectory], step: int, kl_coef: float) -> dict[str, float]:
+        """One RL step on trajectories that are in a fixed order, those of a study in a row; its metrics."""
+        return self.rl_update_async(trajectories, step, kl_coef).result()
+
+    def rl_update_async(self, trajectories: Sequence[Trajectory], step: int, kl_coef: float) -> Pending:
+        """`rl_update`, not waited for. No other call to the ranks may come before its end."""
+        arguments = (ray.put(list(trajectories)), step, kl_coef)
+        return Pending([rank.rl_update.remote(*arguments) for rank in self.ranks], "rl_update", self._timeout_s)
 
     def publish(self, version: int) -> WeightsRef:
         """Put the current weights where every actor can fetch them."""
@@ -132,15 +140,43 @@ class DeepSpeedLearnerGroup(LearnerGroup):  # type: ignore[misc]
         self._is_shut_down = True
 
 
-def gather(calls: Sequence[ray.ObjectRef], what: str, timeout_s: float) -> list[Any]:
-    """The answers of all ranks to `calls` (one a rank, in order of rank).
+class Pending:
+    """A call to all ranks that is under way; its time-out runs from now on."""
+
+    def __init__(self, calls: Sequence[ray.ObjectRef], what: str, timeout_s: float) -> None:
+        self._calls = list(calls)
+        self._what = what
+        self._timeout_s = timeout_s
+        self._deadline = time.monotonic() + timeout_s
+
+    def done(self) -> bool:
+        """Whether `result` would not wait: all have answered, one has failed, or the time is over."""
+        ready, waiting = ray.wait(self._calls, num_returns=len(self._calls), timeout=0)
+        return not waiting or time.monotonic() >= self._deadline or any(_failed(call) for call in ready)
+
+    def result(self) -> dict[str, float]:
+        """Rank 0's answer, waited for. Raises what `gather` does."""
+        answer: dict[str, float] = gather(self._calls, self._what, self._timeout_s, self._deadline)[0]
+        return answer
+
+
+def _failed(call: ray.ObjectRef) -> bool:
+    try:
+        ray.get(call)
+    except RayError:
+        return True
+    return False
+
+
+def gather(calls: Sequence[ray.ObjectRef], what: str, timeout_s: float, deadline: float | None = None) -> list[Any]:
+    """The answers of all ranks to `calls` (one a rank, in order of rank); `deadline` where the time already runs.
 
     Raises LearnerError when a rank fails, or when some have not answered within `timeout_s`; a rank's UserError is
     raised as it is.
     """
     rank_of = {call: rank for rank, call in enumerate(calls)}
     pending = list(calls)
-    deadline = time.monotonic() + timeout_s
+    deadline = time.monotonic() + timeout_s if deadline is None else deadline
     while pending:
         ready, pending = ray.wait(pending, num_returns=1, timeout=max(0.0, deadline - time.monotonic()))
         if not ready:

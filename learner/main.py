@@ -2,7 +2,8 @@
 
 Contract: composes and checks the config (Hydra), says what is missing before anything starts, makes the run directory,
 and hands over to `learner.job`. A user's mistake, or reward servers that can't be had, end with their message and
-status 2, without a traceback (`debug=true` shows it).
+status 2, without a traceback (`debug=true` shows it); a run that stopped itself (docs/diagnostics.md) with its reason
+and status 3; SIGTERM and SIGINT with what could be saved and status 143 and 130, within a minute.
 """
 
 from __future__ import annotations
@@ -19,8 +20,9 @@ from omegaconf import DictConfig, OmegaConf
 from configs.load import register, resolve
 from configs.schema import Config
 from learner import plan
+from learner.stopping import Interrupted
 from reward_server.errors import RewardError, RewardSetupError
-from rrg.errors import UserError
+from rrg.errors import RunStoppedError, UserError
 
 # libgomp's spinning threads would take the cores from the other processes; it reads this when torch is imported.
 os.environ.setdefault("GOMP_SPINCOUNT", "0")
@@ -32,11 +34,14 @@ register()
 def main(raw: DictConfig) -> None:
     try:
         run(of_run(raw.resume, HydraConfig.get().overrides.task) if raw.resume else resolve(raw))
+    except Interrupted as interrupted:
+        print(interrupted, file=sys.stderr)
+        sys.exit(interrupted.status)
     except (UserError, RewardSetupError, RewardError) as error:
         if raw.debug:
             raise
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        sys.exit(3 if isinstance(error, RunStoppedError) else 2)
 
 
 def of_run(run_dir: str, overrides: Sequence[str]) -> Config:

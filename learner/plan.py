@@ -22,7 +22,7 @@ _NEEDED_FILE: Final = {
 
 @dataclass(frozen=True)
 class Role:
-    """`count` equal processes; `phase` says when they compute (roles of different phases take turns)."""
+    """`count` equal processes; `phase` says when they compute: roles of different phases take turns."""
 
     name: str
     what: str
@@ -35,14 +35,15 @@ class Role:
 def roles(cfg: Config) -> list[Role]:
     """The processes of a run beside the driver, which holds no model."""
     rollout, learner, reward = cfg.rollout, cfg.learner, cfg.reward
+    sampling, learning = ("rollout", "update") if rollout.max_staleness == 0 else ("all along", "all along")
     found = [
-        Role("rollout", "vLLM engine", rollout.num_actors, rollout.threads, rollout.gpus_per_actor, "rollout"),
-        Role("learner", "DeepSpeed rank", learner.num_ranks, learner.threads, learner.gpus_per_rank, "update"),
+        Role("rollout", "vLLM engine", rollout.num_actors, rollout.threads, rollout.gpus_per_actor, sampling),
+        Role("learner", "DeepSpeed rank", learner.num_ranks, learner.threads, learner.gpus_per_rank, learning),
     ]
     if cfg.reward.address is None:
         gpus = 1.0 if reward.device == "cuda" else 0.0
         what = f"gRPC reward server, {reward.backend}"
-        found.append(Role("reward", what, reward.num_workers, reward.threads, gpus, "rollout"))
+        found.append(Role("reward", what, reward.num_workers, reward.threads, gpus, sampling))
     return found
 
 
@@ -85,6 +86,7 @@ def require(cfg: Config) -> None:
     local = path is not None and path.startswith(("/", "./", "../"))
     if path is not None and local and not (Path(path) / "config.json").is_file():
         missing.append(f"model: model.llm.path={path} is not the folder of a Hugging Face model (no config.json)")
+    missing += _missing_start(cfg.start)
     regions = cfg.model.region_descriptions
     if regions is not None and not Path(regions).is_file():
         missing.append(f"model: model.region_descriptions={regions} does not exist (rrg/data/regions.yaml is one)")
@@ -111,6 +113,16 @@ def _missing_data(cfg: Config) -> list[str]:
     if any((root / name).is_file() for name in (needed, f"{needed}.gz")):
         return []
     return [f"data: {root / needed} does not exist; data.root is no {cfg.data.name} data set (docs/data.md)"]
+
+
+def _missing_start(start: str | None) -> list[str]:
+    """`start` is a run directory with a finished warm start, or the folder of a policy."""
+    if start is None or any((Path(start) / name / "policy.json").is_file() for name in ("", "warm_start")):
+        return []
+    return [
+        f"start: {start} is neither a run directory with a finished warm start nor the folder of a policy (a run's "
+        "warm_start, or policy of one of its checkpoints)"
+    ]
 
 
 def _missing_reward(cfg: Config) -> list[str]:

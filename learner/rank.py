@@ -15,16 +15,14 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from actors.trajectory import Trajectory, WeightsRef
 from configs.schema import Config
-from learner.checkpoints import Phase
-from rrg.errors import UserError
+from learner.checkpoints import Phase, read_state
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
+    from learner.sft_data import RegionTargets
     from rrg.model.policy import PolicyInputs, ReportPolicy
 
 
@@ -32,6 +30,7 @@ if TYPE_CHECKING:
 INITIAL_POLICY = "initial"
 WARM_START = "warm_start"
 _BETWEEN_STAGES = "between_stages"
+_OTHER_RANKS = "of_other_ranks"
 
 
 @dataclass(frozen=True)
@@ -77,17 +76,17 @@ class DeepSpeedRank:
         if self._failure is not None:
             raise self._failure
         steps = self._schedule.regions_steps if self._config.stage == "regions" else len(self._schedule)
-        return RankInfo(steps, sum(p.numel() for p in self._policy.parameters()))
+        return RankInfo(steps, self._parameters)
 
     def _prepare(self, address: tuple[str, int]) -> None:
-        """Join the process group, load the studies and build the policy."""
+        """Join the process group, load the studies, and build the policy or take it from `config.start`."""
         import torch
 
         from learner.engine import device_of, join_process_group
+        from learner.initial import initial_policy, write_once
         from learner.sft import sft_schedule
         from rrg.data import load_studies
         from rrg.model.backbone import make_store
-        from rrg.model.build import build_policy
 
         config = self._config
         torch.set_num_threads(config.learner.threads)
@@ -99,33 +98,25 @@ class DeepSpeedRank:
         self._store = make_store(config.data, config.model)
         train = [study for study in self._studies.values() if study.split == "train"]
         self._schedule = sft_schedule(config.learner.sft, train, config.seed)
-        reports = [study.target for study in train]
-        policy = build_policy(
-            config.model,
-            reports,
-            config.seed,
-            grid=self._store.grid,
-            channels=self._store.channels,
-            target=config.data.target,
-            cache_dir=config.data.cache_dir,
-            image_size=config.data.image_size,
-        )
+        policy = initial_policy(config, [study.target for study in train], self._store)
         policy.check_room(config.rollout)
-        self._write_initial_policy(policy)
-        self._open(policy, self._schedule[0].stage)
-
-    def _write_initial_policy(self, policy: ReportPolicy) -> None:
-        """The rollout actors build their engines from this folder; it appears whole, by a rename."""
-        from rrg.model.build import save_policy
-
-        folder = self._run_dir / INITIAL_POLICY
-        if self._rank == 0 and not folder.exists():
-            aside = folder.with_suffix(".tmp")
-            save_policy(policy, aside)
-            aside.rename(folder)
-            policy.llm.name_or_path = str(folder / "llm")
+        self._parameters = sum(p.numel() for p in policy.parameters())
+        if self._rank == 0:
+            write_once(policy, self._run_dir / INITIAL_POLICY)
+        self._open(policy, self._stage_after(0))
 
     # The warm start
+
+    def begin_warm_start(self, checkpoint: str | None) -> None:
+        """Go on from `save(checkpoint)`; without one, from where `start` has left off."""
+        from rrg.model.build import load_policy
+
+        if checkpoint is not None:
+            folder = Path(checkpoint)
+            policy = load_policy(folder / "policy")
+            # The base of a LoRA policy is that of the initial one, which stays; a checkpoint is pruned some day.
+            policy.llm.name_or_path = str(self._run_dir / INITIAL_POLICY / "llm")
+            self._open(policy, self._stage_after(read_state(folder).step), checkpoint=folder)
 
     def warm_start_steps(self, first: int, count: int) -> list[dict[str, float]]:
         """Do steps [first, first + count) of the warm start's schedule; their metrics (means over the ranks)."""
@@ -161,6 +152,10 @@ class DeepSpeedRank:
         if self._rank == 0:
             shutil.rmtree(self._run_dir / _BETWEEN_STAGES, ignore_errors=True)
 
+    def _stage_after(self, steps: int) -> Phase:
+        """The stage that the policy is in when so many steps are done: that of the last one."""
+        return self._schedule[max(0, steps - 1)].stage if len(self._schedule) else "policy"
+
     def _next_stage(self, stage: Phase) -> None:
         from rrg.model.build import load_policy
 
@@ -175,26 +170,23 @@ class DeepSpeedRank:
     def begin_rl(self, checkpoint: str | None) -> None:
         """Start RL from the run's warm start with a fresh optimizer, or go on from `save(checkpoint)`.
 
-        The warm start, frozen, is the KL's reference in both cases.
+        The warm start, frozen, is the KL's reference in both cases. It is a policy of its own also where only adapters
+        are trained: the warm start has trained them too, so without them the policy would not be the reference.
         """
-        from learner.restore import load_trained
         from rrg.model.build import load_policy
+        from rrg.model.value import ValueHead
 
+        folder = None if checkpoint is None else Path(checkpoint)
         warm_start = self._run_dir / WARM_START
-        start = warm_start if checkpoint is None else Path(checkpoint) / "policy"
-        policy = load_policy(start)
+        policy = load_policy(warm_start if folder is None else folder / "policy")
         # The base of a LoRA policy is that of the warm start, which stays; a checkpoint is pruned some day.
         policy.llm.name_or_path = str(warm_start / "llm")
-        self._open(policy, "rl")
-        if checkpoint is not None:
-            path, _ = self._engine.load_checkpoint(
-                checkpoint, tag="deepspeed", load_module_strict=False, custom_load_fn=load_trained
-            )
-            if path is None:
-                raise UserError(f"{checkpoint}/deepspeed holds nothing for {self._world_size} learner rank(s)")
+        if self._config.learner.rl.advantage == "ppo":
+            policy.value_head = ValueHead(policy.hidden_size, self._config.seed)
+        self._open(policy, "rl", checkpoint=folder)
         self._reference = load_policy(warm_start).requires_grad_(False).to(self._device)
 
-    def rl_update(self, trajectories: Sequence[Trajectory], step: int) -> dict[str, float]:
+    def rl_update(self, trajectories: Sequence[Trajectory], step: int, kl_coef: float) -> dict[str, float]:
         """RL step `step` on all trajectories (those of a study in a row); see `learner.update.rl_update`."""
         from learner.update import linear_warmup, rl_update
 
@@ -206,25 +198,23 @@ class DeepSpeedRank:
             self._reference,
             trajectories,
             load_inputs=self._inputs,
+            load_targets=self._targets,
             config=self._config,
             rank=self._rank,
             world_size=self._world_size,
+            step=step,
             lr=linear_warmup(step, rl.lr, rl.warmup_steps),
+            kl_coef=kl_coef,
         )
 
     # Weights out, state out and in
 
     def export_weights(self, version: int) -> WeightsRef | None:
         """Publish the weights as `version` (rank 0; None from the others): float32 arrays in Ray's object store."""
-        import ray
+        from learner.publish import publish
 
-        from actors.weights import weights_digest
-
-        if self._rank > 0:
-            return None
-        tensors = self._policy.export_tensors(self._config.model.llm.broadcast)
-        arrays = {name: _as_array(value) for name, value in tensors.items()}
-        return WeightsRef(version, ray.put(arrays), self._policy.canary(), weights_digest(arrays))
+        policy = self._whole.policy()
+        return None if self._rank > 0 else publish(policy, version, self._config.model.llm.broadcast)
 
     def export_policy(self, folder: str) -> None:
         """Save the policy to `folder` (replaced as a whole); returns when every rank can read it."""
@@ -232,44 +222,66 @@ class DeepSpeedRank:
 
         from rrg.model.build import save_policy
 
+        policy = self._whole.policy()
         if self._rank == 0:
             aside = Path(folder + ".tmp")
             shutil.rmtree(aside, ignore_errors=True)
-            save_policy(self._policy, aside)
+            save_policy(policy, aside)
             shutil.rmtree(folder, ignore_errors=True)
             aside.rename(folder)
-            self._policy.llm.name_or_path = str(Path(folder) / "llm")  # what the next one may link to
+            policy.llm.name_or_path = str(Path(folder) / "llm")  # what the next one may link to
         dist.barrier()
 
     def save(self, folder: str) -> None:
-        """Write `folder/deepspeed` (every rank; what is trained and its optimizer) and `folder/policy`."""
-        self._engine.save_checkpoint(folder, tag="deepspeed", save_latest=False, exclude_frozen_parameters=True)
-        linked_to = self._policy.llm.name_or_path
-        self.export_policy(str(Path(folder) / "policy"))
-        self._policy.llm.name_or_path = linked_to  # `folder` gets another name, and is pruned some day
+        """Write `folder/deepspeed` (every rank; what is trained and its optimizer) and `folder/policy`; any phase."""
+        from learner.restore import TAG
 
-    def _open(self, policy: ReportPolicy, phase: Phase) -> None:
-        """Put `policy` under a fresh engine that trains what `phase` trains."""
+        self._engine.save_checkpoint(folder, tag=TAG, save_latest=False, exclude_frozen_parameters=True)
+        llm = self._whole.plain.llm
+        linked_to = llm.name_or_path
+        self.export_policy(str(Path(folder) / "policy"))
+        llm.name_or_path = linked_to  # `folder` gets another name, and is pruned some day
+
+    def _open(self, policy: ReportPolicy, phase: Phase, checkpoint: Path | None = None) -> None:
+        """Put `policy` under an engine that trains what `phase` trains: a fresh one, or as it was at `checkpoint`."""
         from learner.engine import ParameterGroup, make_engine
+        from learner.gathered import Whole
+        from learner.restore import load_engine, written_by
         from learner.sft import stage_parameters
         from rrg.model.precision import buffers_kept
 
         learner = self._config.learner
         self._policy = policy.to(self._device)
+        self._whole = Whole(self._policy, pieces=learner.zero_stage == 3, rank=self._rank)
         self._phase = phase
         seeing, writing = stage_parameters(policy, "policy" if phase == "rl" else phase, self._config)
         scale = 1.0 if phase == "rl" else learner.sft.llm_lr_scale
+        groups = [ParameterGroup(seeing), ParameterGroup(writing, scale)]
+        if policy.value_head is not None:
+            groups.append(ParameterGroup(list(policy.value_head.parameters()), learner.rl.value.lr_scale))
+        writers = None if checkpoint is None else written_by(checkpoint)
+        universal = writers is not None and writers != self._world_size
         with buffers_kept(self._policy):
             self._engine = make_engine(
                 self._policy,
-                [ParameterGroup(seeing), ParameterGroup(writing, scale)],
+                groups,
                 learner,
                 weight_decay=0.0 if phase == "rl" else learner.sft.weight_decay,
                 bf16=self._config.model.dtype == "bfloat16",
+                universal=universal,
             )
+        if checkpoint is not None:
+            aside = self._run_dir / _OTHER_RANKS
+            load_engine(self._engine, checkpoint, aside, rank=self._rank, universal=universal)
 
     def _inputs(self, study_ids: Sequence[str]) -> PolicyInputs:
         return self._policy.inputs([self._studies[name] for name in study_ids], self._store)
+
+    def _targets(self, study_ids: Sequence[str]) -> RegionTargets:
+        from learner.sft_data import region_targets
+
+        policy, studies = self._policy, [self._studies[name] for name in study_ids]
+        return region_targets(studies, policy.regions, policy.findings, self._store.grid)
 
     def _seed(self, step: int) -> None:
         import torch
@@ -281,9 +293,3 @@ def step_seed(seed: int, phase: str, step: int, rank: int) -> int:
     """The seed of the random numbers (dropout) that a rank draws in one step."""
     digest = hashlib.blake2b(f"{seed}/{phase}/{step}/{rank}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1
-
-
-def _as_array(value: Tensor) -> Any:
-    import torch
-
-    return value.detach().to("cpu", torch.float32, copy=True).numpy()

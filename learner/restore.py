@@ -1,10 +1,63 @@
-"""Putting a DeepSpeed checkpoint of what is trained back into a policy."""
+"""Putting a DeepSpeed checkpoint of what is trained back under an engine, with as many ranks as there are now."""
 
 from __future__ import annotations
 
+import shutil
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from rrg.errors import UserError
+
+TAG = "deepspeed"
+_UNIVERSAL_TAG = "universal"
+
+
+def written_by(checkpoint: Path) -> int | None:
+    """How many ranks wrote the checkpoint; None where it does not matter (ZeRO 0 keeps nothing in pieces)."""
+    return len(list((checkpoint / TAG).glob("*zero_pp_rank_*_optim_states.pt"))) or None
+
+
+def load_engine(engine: Any, checkpoint: Path, aside: Path, *, rank: int, universal: bool) -> None:
+    """Loads parameters and optimizer; with `universal` (as the engine was made) from as many ranks as ever.
+
+    The converted checkpoint takes the folder `aside`, for a while. Raises UserError where the checkpoint does not fit.
+    """
+    folder, tag = checkpoint, TAG
+    if universal:
+        if rank == 0:
+            _convert(checkpoint / TAG, aside / _UNIVERSAL_TAG)
+        dist.barrier()
+        folder, tag = aside, _UNIVERSAL_TAG
+    path, _ = engine.load_checkpoint(str(folder), tag=tag, load_module_strict=False, custom_load_fn=load_trained)
+    if path is None:
+        raise UserError(f"{checkpoint}/{TAG} holds nothing for {dist.get_world_size()} learner rank(s)")
+    if universal:
+        dist.barrier()
+        if rank == 0:
+            shutil.rmtree(aside)
+
+
+def _convert(source: Path, target: Path) -> None:
+    """DeepSpeed's own conversion to a checkpoint that any number of ranks can load."""
+    from deepspeed.checkpoint.ds_to_universal import main
+
+    shutil.rmtree(target.parent, ignore_errors=True)
+    target.mkdir(parents=True)
+    main(
+        Namespace(
+            input_folder=str(source),
+            output_folder=str(target),
+            num_extract_workers=1,
+            num_merge_workers=1,
+            keep_temp_folder=False,
+            strict=True,
+            inject_missing_state=True,
+        )
+    )
 
 
 def load_trained(src: dict[str, Tensor], dst: nn.Module) -> None:

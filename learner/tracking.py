@@ -8,14 +8,21 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
 import psutil
 from tensorboardX import SummaryWriter
 
-PHASES = ("warm_start", "rl", "evaluation")
+from learner.files import write_whole
+
+# In their order; validations stand between the steps of RL.
+PHASES = {"warm_start": 0, "rl": 1, "validation": 1, "evaluation": 2}
+# What the automatic stops go by; a warm start of many steps need not be held in memory.
+JUDGED = ("rl", "validation")
+
+Row = Mapping[str, float]
 
 
 class Tracker:
@@ -23,9 +30,14 @@ class Tracker:
 
     def __init__(self, run_dir: Path, keep: tuple[str, int]) -> None:
         self._path = run_dir / "metrics.jsonl"
+        self._rows: dict[str, list[Row]] = {phase: [] for phase in JUDGED}
         if self._path.exists():
-            kept = [line for line in self._path.read_text().splitlines() if _before(json.loads(line), keep)]
-            self._path.write_text("".join(line + "\n" for line in kept))
+            text = self._path.read_text()
+            whole = text[: text.rfind("\n") + 1]  # a killed run may have left half a line
+            kept = [line for line in whole.splitlines() if _before(json.loads(line), keep)]
+            write_whole(self._path, "".join(line + "\n" for line in kept))
+            for row in map(json.loads, kept):
+                self._remember(row.pop("phase"), row)
         self._file = self._path.open("a")
         self._board = SummaryWriter(str(run_dir / "tensorboard"), purge_step=keep[1] + 1)
 
@@ -33,19 +45,28 @@ class Tracker:
         """Writes one row, to the disk at once."""
         self._file.write(json.dumps({"phase": phase, "step": step, **metrics}) + "\n")
         self._file.flush()
+        self._remember(phase, {"step": step, **metrics})
         for name, value in metrics.items():
             self._board.add_scalar(f"{phase}/{name}", value, step)
+
+    def rows(self, phase: str) -> Sequence[Row]:
+        """All rows of a phase of `JUDGED` in their order, those before a resume too: `{"step", metric: number}`."""
+        return self._rows[phase]
 
     def close(self) -> None:
         self._file.close()
         self._board.close()
+
+    def _remember(self, phase: str, row: Row) -> None:
+        if phase in JUDGED:
+            self._rows[phase].append(row)
 
 
 def _before(row: Mapping[str, object], at: tuple[str, int]) -> bool:
     phase, step = row["phase"], row["step"]
     assert isinstance(phase, str)
     assert isinstance(step, int)
-    order, limit = PHASES.index(phase), PHASES.index(at[0])
+    order, limit = PHASES[phase], PHASES[at[0]]
     return order < limit or (order == limit and step <= at[1])
 
 

@@ -2,52 +2,34 @@
 
 Contract: every rank is given all trajectories in the same order, lays the same plan, and computes its column of it.
 A failed trajectory is masked and counted. The gradient does not depend on the number of ranks or micro-batches.
+What the objective is made of is in `learner.objectives`.
 """
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from actors.trajectory import Trajectory
 from configs.schema import Config, RLConfig
-from learner.advantages import grpo_advantages
-from learner.batching import micro_batch_rounds, split_groups
+from learner.batching import split_groups
+from learner.credit import baselines_of, run_policy, with_advantages, with_constants
 from learner.engine import backward_sum, optimizer_step, reduce_over_ranks
-from learner.losses import LossParts, TokenBatch, policy_loss, summarise
-from rrg.model.policy import PolicyInputs, ReportPolicy
-
-LoadInputs = Callable[[Sequence[str]], PolicyInputs]
-
-
-@dataclass(frozen=True)
-class MicroBatch:
-    """One rank's share of a round: `rows` samples [B, T], `counts` [studies] of them for each study in `inputs`.
-
-    `weighed` is `mask`, or all false where the rank has no samples in the round and only keeps step with the others.
-    """
-
-    inputs: PolicyInputs
-    counts: Tensor
-    ids: Tensor
-    mask: Tensor
-    weighed: Tensor
-    behaviour: Tensor
-    advantages: Tensor
-    reference: Tensor | None = None
-    proximal: Tensor | None = None
-
-    def to(self, device: torch.device | str) -> MicroBatch:
-        parts: dict[str, Any] = {name: None if part is None else part.to(device) for name, part in vars(self).items()}
-        return MicroBatch(**parts)
+from learner.microbatch import LoadInputs, LoadTargets, MicroBatch, lay_out
+from learner.objectives.advantages import flat_groups, sequence_advantages
+from learner.objectives.loss import LossParts, TokenBatch, policy_loss, summarise
+from learner.objectives.reduction import Denominators
+from learner.sft import SFTTotals, extractor_losses
+from rrg.errors import RunStoppedError
+from rrg.model.extractor import RegionOutput
+from rrg.model.policy import PolicyOutput, ReportPolicy
 
 
 def rl_update(
@@ -56,61 +38,81 @@ def rl_update(
     trajectories: Sequence[Trajectory],
     *,
     load_inputs: LoadInputs,
+    load_targets: LoadTargets,
     config: Config,
     rank: int,
     world_size: int,
+    step: int,
     lr: float,
+    kl_coef: float,
 ) -> dict[str, float]:
     """Run the mini-batches of one rollout. Returns the metrics of the whole batch, the same on every rank.
 
-    Raises RuntimeError where the loss is not finite.
+    Raises RunStoppedError where the loss is not finite.
     """
-    advantages = grpo_advantages(
-        [t.reward for t in trajectories], [t.study_id for t in trajectories], [t.failed is None for t in trajectories]
-    )
-    kept = [i for i, t in enumerate(trajectories) if t.failed is None and len(t.token_ids) > 0]
-    metrics = trajectory_metrics(trajectories) | {
-        "groups": float(advantages.groups),
-        "groups_without_spread": float(advantages.flat_groups),
+    rl, device = config.learner.rl, engine.device
+    samples = [t for t in trajectories if not t.baseline]
+    baselines = baselines_of(trajectories)
+    kept = _learnt_from(samples, baselines, rl)
+    metrics = {
+        **trajectory_metrics(samples),
+        **_group_metrics(samples, baselines),
+        **staleness([samples[i] for i in kept], step, config.rollout.max_staleness),
+        "kl_coef": kl_coef,
     }
     if not kept:
         return metrics
-    usable = [trajectories[i] for i in kept]
-    value = advantages.values[kept]
-    device = engine.device
-    parts = split_groups([t.study_id for t in usable], config.learner.rl.minibatches)
+    parts = [[kept[i] for i in part] for part in split_groups([samples[i].study_id for i in kept], rl.minibatches)]
     plan = [
-        [
-            _assemble([usable[i] for i in rows], value[rows], load_inputs, weighed=weighed)
-            for rows, weighed in _column(part, usable, config, rank=rank, world_size=world_size)
-        ]
+        lay_out(
+            part,
+            samples,
+            config.learner,
+            rank=rank,
+            world_size=world_size,
+            load_inputs=load_inputs,
+            load_targets=load_targets if rl.region_weight > 0 else None,
+        )
         for part in parts
     ]
-    plan = _with_constants(plan, engine, reference, config.rollout.temperature, device)
+    plan = with_constants(plan, engine, reference, config)
+    plan = with_advantages(plan, samples, baselines, rl, kl_coef, device)
 
     sums: Counter[str] = Counter()
     maxima: dict[str, float] = {}
     steps: list[dict[str, float]] = []
     for part, micro_batches in zip(parts, plan, strict=True):
-        tokens = sum(len(usable[i].token_ids) for i in part)
+        denominators = Denominators(
+            tokens=float(sum(len(samples[i].token_ids) for i in part)),
+            sequences=float(len(part)),
+            max_tokens=config.rollout.max_new_tokens,
+        )
+        totals = _region_totals(micro_batches, device)
         for micro in micro_batches:
-            loss = _forward_loss(engine, micro.to(device), config.learner.rl, config.rollout.temperature)
-            if not torch.isfinite(loss.loss):
-                raise RuntimeError("the RL loss is not finite: stop here rather than spoil the weights")
-            backward_sum(engine, loss.loss / tokens)
+            there = micro.to(device)
+            entropy_gradient = rl.entropy_coef != 0.0
+            output = run_policy(engine, there, config.rollout.temperature, entropy_gradient=entropy_gradient)
+            loss = policy_loss(_token_batch(output, there), rl, kl_coef, denominators)
+            whole, seen = _with_regions(loss, output.regions, there, config, totals)
+            if not torch.isfinite(whole):
+                raise RunStoppedError("the RL loss is not finite (learner.rl.lr, learner.grad_clip)")
+            backward_sum(engine, whole)
             sums.update({name: float(total) for name, total in loss.sums.items()})
+            # Each mini-batch's are means already.
+            sums.update({f"regions/{name}": float(value.detach()) / len(parts) for name, value in seen.items()})
             maxima = {name: max(maxima.get(name, -math.inf), float(top)) for name, top in loss.maxima.items()}
         steps.append(optimizer_step(engine, lr))
     total = reduce_over_ranks(dict(sums), "sum", device)
+    regions = {name.removeprefix("regions/"): total.pop(name) for name in list(total) if name.startswith("regions/")}
     top = reduce_over_ranks(maxima, "max", device)
     last = {name: float(np.mean([step[name] for step in steps])) for name in steps[0]}
-    return metrics | summarise(total, top) | last
+    return metrics | summarise(total, top) | regions | last
 
 
-def trajectory_metrics(trajectories: Sequence[Trajectory]) -> dict[str, float]:
+def trajectory_metrics(samples: Sequence[Trajectory]) -> dict[str, float]:
     """Rewards, reward components, lengths and failures of a batch, before any learning."""
-    valid = [t for t in trajectories if t.failed is None]
-    metrics = {"samples": float(len(trajectories)), "failed": float(len(trajectories) - len(valid))}
+    valid = [t for t in samples if t.failed is None]
+    metrics = {"samples": float(len(samples)), "failed": float(len(samples) - len(valid))}
     if not valid:
         return metrics
     rewards = np.array([t.reward for t in valid])
@@ -125,90 +127,79 @@ def trajectory_metrics(trajectories: Sequence[Trajectory]) -> dict[str, float]:
     }
 
 
-def _column(
-    part: Sequence[int], usable: Sequence[Trajectory], config: Config, *, rank: int, world_size: int
-) -> list[tuple[list[int], bool]]:
-    """This rank's micro-batches of a mini-batch: indices into `usable`, and whether they count.
+def staleness(samples: Sequence[Trajectory], step: int, most: int) -> dict[str, float]:
+    """By how many updates the weights that sampled a token lay behind those that step `step` begins with: mean, the
+    most, and the share of tokens of each age from 0 to `most`."""
+    if not samples:
+        return {}
+    ages = step - np.concatenate([t.versions for t in samples])
+    return {
+        "staleness_mean": float(ages.mean()),
+        "staleness_max": float(ages.max()),
+        **{f"staleness_{age}": float((ages == age).mean()) for age in range(most + 1)},
+    }
 
-    A rank without samples in a round computes another rank's with weight zero, for collective calls must line up.
-    """
-    rounds = micro_batch_rounds(
-        [usable[i].prompt_length + len(usable[i].token_ids) for i in part],
-        token_budget=config.learner.micro_batch_tokens,
-        most=config.learner.micro_batch_sequences,
-        world_size=world_size,
+
+def _group_metrics(samples: Sequence[Trajectory], baselines: dict[str, float]) -> dict[str, float]:
+    groups, flat = flat_groups(*_rewards(samples))
+    metrics = {"groups": float(groups), "groups_without_spread": float(flat)}
+    return metrics | ({"baseline_reward": float(np.mean(list(baselines.values())))} if baselines else {})
+
+
+def _learnt_from(samples: Sequence[Trajectory], baselines: dict[str, float], rl: RLConfig) -> list[int]:
+    """The places of the samples that count: not failed, and not of a study that teaches nothing where such are left
+    out (`drop_flat_groups`, and studies without a baseline to compare with)."""
+    kept = [i for i, t in enumerate(samples) if t.failed is None and len(t.token_ids) > 0]
+    if rl.drop_flat_groups or rl.advantage == "scst":
+        flat = sequence_advantages(rl.advantage, *_rewards(samples), baselines).flat
+        kept = [i for i in kept if not flat[i]]
+    return kept
+
+
+def _rewards(samples: Sequence[Trajectory]) -> tuple[list[float], list[str], list[bool]]:
+    return [t.reward for t in samples], [t.study_id for t in samples], [t.failed is None for t in samples]
+
+
+def _region_totals(micro_batches: Sequence[MicroBatch], device: torch.device) -> SFTTotals:
+    """What the region losses of a mini-batch are divided by."""
+    targets = [micro.targets for micro in micro_batches if micro.targets is not None]
+    mine = SFTTotals(
+        studies=float(sum(some.known.sum() for some in targets)),
+        boxes=float(sum(some.maps.any(-1).sum() for some in targets)),
+        tokens=0.0,
+        caption_tokens=0.0,
     )
-    return [([part[k] for k in shares[rank] or shares[0][:1]], bool(shares[rank])) for shares in rounds]
+    return SFTTotals(**reduce_over_ranks(asdict(mine), "sum", device)) if targets else mine
 
 
-def _assemble(
-    samples: Sequence[Trajectory],
-    advantages: npt.NDArray[np.float32],
-    load_inputs: LoadInputs,
-    *,
-    weighed: bool,
-) -> MicroBatch:
-    """Pad samples, those of one study in a row, into a micro-batch on the CPU: it goes to the device when it is used,
-    since the images of a whole rollout would take the room of activations there."""
-    studies = Counter(t.study_id for t in samples)
-    longest = max(len(t.token_ids) for t in samples)
-    ids = torch.zeros(len(samples), longest, dtype=torch.long)
-    mask = torch.zeros(len(samples), longest, dtype=torch.bool)
-    behaviour = torch.zeros(len(samples), longest)
-    for row, t in enumerate(samples):
-        count = len(t.token_ids)
-        ids[row, :count] = torch.from_numpy(np.asarray(t.token_ids, dtype=np.int64))
-        behaviour[row, :count] = torch.from_numpy(np.array(t.logprobs, dtype=np.float32))
-        mask[row, :count] = True
-    return MicroBatch(
-        inputs=load_inputs(list(studies)),
-        counts=torch.tensor(list(studies.values())),
-        ids=ids,
-        mask=mask,
-        weighed=mask & weighed,
-        behaviour=behaviour,
-        advantages=torch.as_tensor(advantages, dtype=torch.float32),
-    )
+def _with_regions(
+    loss: LossParts, regions: RegionOutput, micro: MicroBatch, config: Config, totals: SFTTotals
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The micro-batch's whole loss, and the region losses in it."""
+    if micro.targets is None:
+        return loss.loss, {}
+    losses = extractor_losses(regions, micro.targets, config.learner.sft, totals)
+    weighed = torch.stack([weight * value for weight, value in losses.values()]).sum()
+    return loss.loss + config.learner.rl.region_weight * weighed, {name: value for name, (_, value) in losses.items()}
 
 
-@torch.no_grad()
-def _with_constants(
-    plan: list[list[MicroBatch]], engine: Any, reference: ReportPolicy, temperature: float, device: torch.device
-) -> list[list[MicroBatch]]:
-    """Add reference log-probs, and proximal ones from the second mini-batch on.
-
-    In the first mini-batch the current policy *is* the proximal one: its own forward pass gives both.
-    """
-
-    def complete(number: int, micro: MicroBatch) -> MicroBatch:
-        there = micro.to(device)
-        return replace(
-            micro,
-            reference=_logprobs(reference, there, temperature)[0],
-            proximal=_logprobs(engine, there, temperature)[0] if number > 0 else None,
-        )
-
-    return [[complete(number, micro) for micro in part] for number, part in enumerate(plan)]
-
-
-def _forward_loss(engine: Any, micro: MicroBatch, settings: RLConfig, temperature: float) -> LossParts:
-    current, entropy = _logprobs(engine, micro, temperature)
+def _token_batch(output: PolicyOutput, micro: MicroBatch) -> TokenBatch:
+    assert output.logprobs is not None
+    assert output.entropy is not None
     assert micro.reference is not None
-    batch = TokenBatch(
-        current=current,
-        proximal=current.detach() if micro.proximal is None else micro.proximal,
+    assert micro.advantages is not None
+    return TokenBatch(
+        current=output.logprobs,
+        proximal=output.logprobs.detach() if micro.proximal is None else micro.proximal,
         behaviour=micro.behaviour,
         reference=micro.reference,
-        entropy=entropy,
+        entropy=output.entropy,
         advantages=micro.advantages,
         mask=micro.weighed,
+        values=output.values,
+        old_values=micro.old_values,
+        returns=micro.returns,
     )
-    return policy_loss(batch, settings)
-
-
-def _logprobs(model: Any, micro: MicroBatch, temperature: float) -> tuple[Tensor, Tensor]:
-    output = model(micro.inputs, micro.ids, micro.mask, temperature, micro.counts)
-    return output.logprobs, output.entropy
 
 
 def linear_warmup(step: int, peak: float, warmup: int) -> float:

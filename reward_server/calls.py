@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, TypeVar
 import grpc
 
 from protos import reward_pb2
-from reward_server.errors import PairError, RewardError
+from reward_server.errors import PairError, RewardChangedError, RewardError
 from reward_server.questions import MESSAGE_BYTES, Question
 from reward_server.scorer import Description, ModelFile
 
@@ -175,7 +175,7 @@ class Checks:
         with self._lock:
             first = self._origin = self._origin or origin
         if origin != first:
-            raise RewardError(
+            raise RewardChangedError(
                 f"the servers differ, so their scores must not be mixed: first {first} answered, now {origin}"
             )
 

@@ -6,3 +6,7 @@ class UserError(ValueError):
 
     Commands print the message alone and exit with status 2; with `debug=true` the traceback too.
     """
+
+
+class RunStoppedError(UserError):
+    """A run stopped itself since going on would be of no use; the message says why. Exit status 3."""

@@ -34,7 +34,7 @@ from rrg.model.precision import DTYPES, cast_weights
 from rrg.model.prompts import PromptTemplate
 from rrg.model.vision import load_backbone, load_saved_backbone, save_backbone
 
-_FORMAT: Final = 2
+_FORMAT: Final = 3
 
 
 def build_policy(

@@ -26,10 +26,10 @@ def take_canary(policy: ReportPolicy) -> Canary:
     tokens = tokens.to(policy.device)
     first = policy.llm.get_input_embeddings()(tokens[:, :1])
     rest = tokens[:, 1:]
-    logprobs, _ = policy.completion_logprobs(first, rest.new_ones(1), rest, torch.ones_like(rest, dtype=torch.bool))
+    told = policy.completion_logprobs(first, rest.new_ones(1), rest, torch.ones_like(rest, dtype=torch.bool))
     embeds = extractor_canary(policy)
     policy.train(was_training)
-    return Canary(tuple(tokens[0].tolist()), logprobs[0].cpu().numpy(), embeds)
+    return Canary(tuple(tokens[0].tolist()), told.logprobs[0].cpu().numpy(), embeds)
 
 
 @torch.no_grad()

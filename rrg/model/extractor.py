@@ -181,7 +181,8 @@ class RegionExtractor(nn.Module):
         self.register_buffer("region_queries", torch.zeros(shape.regions, hidden))
         self.query_norm = nn.LayerNorm(hidden)
         self.query_project = nn.Linear(hidden, size)
-        self.global_queries = nn.Parameter(torch.randn(shape.global_tokens, size) * 0.5)
+        # An embedding, not a bare parameter: ZeRO 3 gathers the parameters of what is called and returns a tensor.
+        self.global_queries = nn.Embedding.from_pretrained(torch.randn(shape.global_tokens, size) * 0.5, freeze=False)
         self.patches = PatchEncoder(shape)
         self.layers = nn.ModuleList(RegionLayer(size, shape.heads, shape.dropout) for _ in range(shape.layers))
         self.where = Where(size, shape.grid)
@@ -207,7 +208,8 @@ class RegionExtractor(nn.Module):
     def forward(self, batch: FeatureBatch) -> RegionOutput:
         patches = self.patches(batch)
         count = self.shape.regions
-        queries = torch.cat([self.query_project(self.query_norm(self.region_queries)), self.global_queries])
+        asked = self.global_queries(torch.arange(self.shape.global_tokens, device=self.region_queries.device))
+        queries = torch.cat([self.query_project(self.query_norm(self.region_queries)), asked])
         x = queries.expand(len(batch), -1, -1)
         for layer in self.layers:
             x = layer(x, patches, batch.mask)
@@ -218,7 +220,7 @@ class RegionExtractor(nn.Module):
         # Abnormal is what has any finding, and what looks so.
         significance = self.significance(regions)[..., 0] + findings.logsumexp(-1)
         study_findings = self._study_findings(findings, whole)
-        embeddings = self.finding_embeddings.weight
+        embeddings = self.finding_embeddings(torch.arange(self.shape.findings, device=findings.device))
         return RegionOutput(
             significance=significance,
             findings=findings,

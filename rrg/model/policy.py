@@ -2,14 +2,15 @@
 
 Contract: the prompt of a study is made of embeddings: its visual tokens (global tokens, then region tokens) at the
 place that the prompt's template gives them, and the embedded instruction around them. `state_dict()` has the keys
-`extractor.*`, `llm.*` and, where the backbone is trained, `backbone.*`; the `llm.*` names are Hugging Face's.
+`extractor.*`, `llm.*` and, where the backbone is trained, `backbone.*`; the `llm.*` names are Hugging Face's. A
+learner may give it a `value_head`, which is neither saved with the policy nor exported.
 Sequences are padded on the right, so causal attention needs no mask.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +30,7 @@ from rrg.model.features import ImageBatch, PixelBatch
 from rrg.model.logprobs import token_logprobs
 from rrg.model.lora import adapter_state_dict, merged_state_dict
 from rrg.model.prompts import IMAGE, PAD, PromptBatch, PromptTemplate, collate_prompts
+from rrg.model.value import ValueHead
 from rrg.model.vision import VisionBackbone
 
 
@@ -64,9 +66,20 @@ class CaptionBatch:
 
 
 @dataclass(frozen=True)
+class Completion:
+    """What is told of completions, [B, T], 0 where there is no token: `logprobs` and `entropy`, and with a value head
+    `values`, each of the state in which the token was chosen."""
+
+    logprobs: Tensor
+    entropy: Tensor
+    values: Tensor | None = None
+
+
+@dataclass(frozen=True)
 class PolicyOutput:
-    """What one forward pass gives. `embeds` [B, P, H] are the prompts, `lengths` [B] their tokens; `logprobs` and
-    `entropy` [B, T], and `caption_logprobs` [M, T], are None where no completion or no caption was given."""
+    """What one forward pass gives. `embeds` [B, P, H] are the prompts, `lengths` [B] their tokens; `logprobs`,
+    `entropy` and (with a value head) `values` [B, T], and `caption_logprobs` [M, T], are None where no completion or no
+    caption was given."""
 
     regions: RegionOutput
     embeds: Tensor
@@ -74,6 +87,7 @@ class PolicyOutput:
     logprobs: Tensor | None = None
     entropy: Tensor | None = None
     caption_logprobs: Tensor | None = None
+    values: Tensor | None = None
 
 
 class ReportPolicy(nn.Module):
@@ -96,6 +110,7 @@ class ReportPolicy(nn.Module):
         self.extractor = extractor
         self.llm = llm
         self.backbone = backbone
+        self.value_head: ValueHead | None = None
         self.tokenizer = tokenizer
         self.prompt = prompt
         self.region_descriptions = dict(region_descriptions)
@@ -151,6 +166,7 @@ class ReportPolicy(nn.Module):
         temperature: float = 1.0,
         repeat: int | Tensor = 1,
         captions: CaptionBatch | None = None,
+        entropy_gradient: bool = False,
     ) -> PolicyOutput:
         """The one entrance for wrappers such as a DeepSpeed engine.
 
@@ -159,15 +175,17 @@ class ReportPolicy(nn.Module):
         """
         regions = self.extract(inputs.images)
         embeds, lengths = self.prompt_embeds(regions, inputs.prompts)
-        logprobs, entropy, caption_logprobs = None, None, None
+        output = PolicyOutput(regions, embeds, lengths)
         if ids is not None and mask is not None:
             prompts = (embeds.repeat_interleave(repeat, dim=0), lengths.repeat_interleave(repeat, dim=0))
-            logprobs, entropy = self.completion_logprobs(*prompts, ids, mask, temperature)
+            told = self.completion_logprobs(*prompts, ids, mask, temperature, entropy_gradient)
+            output = replace(output, logprobs=told.logprobs, entropy=told.entropy, values=told.values)
         if captions is not None:
             prompt = self.caption_embeds(regions, captions.study, captions.region)
             whole = lengths.new_full((len(prompt),), prompt.shape[1])
-            caption_logprobs, _ = self.completion_logprobs(prompt, whole, captions.ids, captions.mask)
-        return PolicyOutput(regions, embeds, lengths, logprobs, entropy, caption_logprobs)
+            told = self.completion_logprobs(prompt, whole, captions.ids, captions.mask)
+            output = replace(output, caption_logprobs=told.logprobs)
+        return output
 
     def extract(self, images: ImageBatch) -> RegionOutput:
         """What the extractor sees. Raises ValueError where pixels meet a frozen backbone, or features a trained one."""
@@ -204,10 +222,16 @@ class ReportPolicy(nn.Module):
         return torch.cat([token[:, None], instruction.expand(len(token), -1, -1)], dim=1)
 
     def completion_logprobs(
-        self, prompt_embeds: Tensor, prompt_lengths: Tensor, ids: Tensor, mask: Tensor, temperature: float = 1.0
-    ) -> tuple[Tensor, Tensor]:
+        self,
+        prompt_embeds: Tensor,
+        prompt_lengths: Tensor,
+        ids: Tensor,
+        mask: Tensor,
+        temperature: float = 1.0,
+        entropy_gradient: bool = False,
+    ) -> Completion:
         """Log-probabilities and entropies [B, T] of completions `ids`, `mask` [B, T] after prompts [B, P, H] of
-        `prompt_lengths` [B] tokens; 0 where `mask` is False.
+        `prompt_lengths` [B] tokens; 0 where `mask` is False. The entropy carries a gradient where it is asked for.
 
         Each completion follows its prompt without a gap. Only the positions that predict one of its tokens go through
         the output layer.
@@ -223,9 +247,15 @@ class ReportPolicy(nn.Module):
         inputs = inputs.masked_scatter(follows[..., None], self.llm.get_input_embeddings()(ids[read]))
         states = self.llm.base_model(inputs_embeds=inputs, use_cache=False).last_hidden_state
         predicts = (place >= start - 1) & (place < end)
-        logprobs, entropy = token_logprobs(states[predicts], self.llm.get_output_embeddings(), ids[mask], temperature)
+        told = states[predicts]
+        head = self.llm.get_output_embeddings()
+        logprobs, entropy = token_logprobs(told, head, ids[mask], temperature, entropy_gradient)
         empty = logprobs.new_zeros(ids.shape)
-        return empty.masked_scatter(mask, logprobs), empty.masked_scatter(mask, entropy)
+        return Completion(
+            logprobs=empty.masked_scatter(mask, logprobs),
+            entropy=empty.masked_scatter(mask, entropy),
+            values=None if self.value_head is None else empty.masked_scatter(mask, self.value_head(told)),
+        )
 
     @torch.no_grad()
     def study_prompt(self, study: Study, store: ImageStore) -> tuple[npt.NDArray[np.float32], RegionOutput]:

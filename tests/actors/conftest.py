@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import threading
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +16,10 @@ import torch
 from actors.engine import RolloutEngine
 from actors.env import rollout_env
 from actors.rollout import RolloutWorker
-from actors.trajectory import WeightsRef
+from actors.scoring import Answers
+from actors.trajectory import SampleRequest, Trajectory, WeightsRef
 from configs.schema import Config, DataConfig, LLMConfig, ModelConfig, RewardConfig, RolloutConfig
+from reward_server.errors import PairError, RewardError
 from rrg.data import StudySet, load_studies
 from rrg.model.backbone import make_store
 from rrg.model.build import build_policy, save_policy
@@ -144,5 +148,55 @@ def _worker(run_config: Config, policy_dir: Path, studies: StudySet) -> Iterator
 def worker(_worker: RolloutWorker, policy: ReportPolicy) -> RolloutWorker:
     """A worker that serves version 0, the weights of `policy`, and asks nobody for rewards."""
     _worker.rewards = None
+    _worker.offer(published(policy, 0))
     _worker.update(published(policy, 0))
     return _worker
+
+
+@pytest.fixture(scope="session")
+def weights(policy: ReportPolicy) -> WeightsRef:
+    return published(policy, 0)
+
+
+class WordScorer:
+    """Scores by counting words, in a thread of its own like the reward client; can be told to fail or to wait."""
+
+    def __init__(self) -> None:
+        self.pool = ThreadPoolExecutor(1)
+        self.asked: list[list[tuple[str, str]]] = []
+        self.error: RewardError | None = None
+        self.value = 1.0
+        self.refused: str | None = None
+        self.go = threading.Event()
+        self.go.set()
+
+    def submit_each(self, pairs: list[tuple[str, str]]) -> Future[Answers]:
+        self.asked.append(pairs)
+        return self.pool.submit(self._score, pairs)
+
+    def _score(self, pairs: list[tuple[str, str]]) -> Answers:
+        self.go.wait(30)
+        if self.error is not None:
+            raise self.error
+        return [
+            PairError("hypothesis: too long")
+            if text == self.refused
+            else {"embedded": self.value, "repetition": 0.0, "length": 0.0, "positive_f1": float(len(text.split()))}
+            for _, text in pairs
+        ]
+
+
+@pytest.fixture
+def scorer() -> Iterator[WordScorer]:
+    scorer = WordScorer()
+    yield scorer
+    scorer.go.set()
+    scorer.pool.shutdown()
+
+
+def make_request(studies: StudySet, weights: WeightsRef, score: bool = True, samples: int = 4) -> SampleRequest:
+    return SampleRequest(3, 5, tuple(studies.studies), samples, weights, score=score)
+
+
+def same(a: Trajectory, b: Trajectory) -> bool:
+    return (a.token_ids.tobytes(), a.logprobs.tobytes()) == (b.token_ids.tobytes(), b.logprobs.tobytes())

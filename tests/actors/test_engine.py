@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import random
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,9 @@ import numpy as np
 import pytest
 import torch
 
-from actors.engine import Prompt, RolloutEngine, Sample, Sampling
+from actors.engine import RolloutEngine
 from actors.errors import EngineError, PromptError, WeightsError
+from actors.samples import Prompt, Sample, Sampling
 from configs.schema import RolloutConfig
 from tests.actors.conftest import EOS, HIDDEN, named_tensors
 
@@ -113,6 +115,87 @@ def test_leaving_early_drops_the_rest_and_the_engine_serves_on(engine: RolloutEn
         engine.generate(make_prompts(1), SAMPLING)
     stream.close()  # type: ignore[attr-defined]
     assert [s.token_ids.tolist() for s in run(engine, make_prompts(4))] == [s.token_ids.tolist() for s in before]
+
+
+def interrupt_after(tokens: int) -> Callable[[], bool]:
+    """Says yes once every sample that still runs has so many tokens: all begin at once, and get one a step."""
+    asked = iter(range(1000))
+    return lambda: next(asked) >= tokens
+
+
+def continued(prompt: Prompt, read: np.ndarray) -> Prompt:
+    return Prompt(np.concatenate([prompt.embeds, read]), prompt.seed, written=len(read))
+
+
+def go_on(engine: RolloutEngine, llama: Any, prompts: list[Prompt], partial: list[Sample]) -> list[Sample]:
+    """Runs the interrupted samples to their ends; gives all as if there had been one sample each."""
+    table = llama.get_input_embeddings().weight.detach().numpy()
+    left = [sample for sample in partial if sample.finish_reason == "interrupted"]
+    rests = run(engine, [continued(prompts[s.index], table[s.token_ids]) for s in left])
+    whole = {sample.index: sample for sample in partial}
+    for begun, rest in zip(left, rests, strict=True):
+        tokens = np.concatenate([begun.token_ids, rest.token_ids])
+        logprobs = np.concatenate([begun.logprobs, rest.logprobs])
+        whole[begun.index] = Sample(begun.index, tokens, logprobs, rest.finish_reason)
+    return [whole[index] for index in range(len(prompts))]
+
+
+@pytest.mark.parametrize("tokens", [0, 1, 7])
+def test_an_interrupted_report_goes_on_from_its_tokens_so_far(engine: RolloutEngine, llama: Any, tokens: int) -> None:
+    prompts = [dataclasses.replace(prompt, seed=None) for prompt in make_prompts(6)]
+    whole = run(engine, prompts)
+    partial = sorted(engine.generate(prompts, SAMPLING, interrupt_after(tokens)), key=lambda sample: sample.index)
+    interrupted = [sample for sample in partial if sample.finish_reason == "interrupted"]
+    assert interrupted
+    assert all(len(sample.token_ids) == len(sample.logprobs) == tokens for sample in interrupted)
+    for sample, expected in zip(go_on(engine, llama, prompts, partial), whole, strict=True):
+        assert sample.token_ids.tolist() == expected.token_ids.tolist()
+        assert sample.finish_reason == expected.finish_reason
+        np.testing.assert_allclose(sample.logprobs, expected.logprobs, atol=1e-4)
+
+
+def test_that_it_can_be_interrupted_changes_no_bit(engine: RolloutEngine) -> None:
+    prompts = make_prompts(5, samples=6)
+    could_be = sorted(engine.generate(prompts, SAMPLING, lambda: False), key=lambda sample: sample.index)
+    for a, b in zip(run(engine, prompts), could_be, strict=True):
+        assert (a.token_ids.tobytes(), a.logprobs.tobytes()) == (b.token_ids.tobytes(), b.logprobs.tobytes())
+
+
+def test_other_weights_may_be_loaded_after_an_interruption(engine: RolloutEngine, llama: Any, other_llama: Any) -> None:
+    prompts = make_prompts(6)
+    partial = sorted(engine.generate(prompts, SAMPLING, interrupt_after(5)), key=lambda sample: sample.index)
+    engine.load_weights(named_tensors(other_llama), version=1)
+    whole = go_on(engine, other_llama, prompts, partial)
+    for prompt, begun, sample in zip(prompts, partial, whole, strict=True):
+        old = reference_logprobs(llama, prompt, sample.token_ids, 1.0)
+        new = reference_logprobs(other_llama, prompt, sample.token_ids, 1.0)
+        first = len(begun.token_ids)
+        np.testing.assert_allclose(sample.logprobs, [*old[:first], *new[first:]], atol=1e-4)
+
+
+def test_a_prompt_without_a_seed_gets_the_most_likely_report_among_samples(engine: RolloutEngine) -> None:
+    prompts = make_prompts(3, samples=3)
+    mixed = [dataclasses.replace(p, seed=None) if i % 3 == 0 else p for i, p in enumerate(prompts)]
+    greedy, sampled, samples = run(engine, prompts, GREEDY), run(engine, prompts), run(engine, mixed)
+    for index, sample in enumerate(samples):
+        expected = (greedy if index % 3 == 0 else sampled)[index]
+        assert sample.token_ids.tolist() == expected.token_ids.tolist()
+
+
+def test_an_abandoned_engine_ends_at_once_and_serves_no_more(
+    rollout_config: RolloutConfig, llama: Any, tmp_path: Path
+) -> None:
+    llama.config.save_pretrained(tmp_path)
+    engine = RolloutEngine(tmp_path, rollout_config)
+    engine.load_weights(named_tensors(llama), version=0)
+    stream = engine.generate(make_prompts(8, samples=8), Sampling(max_new_tokens=60, eos=EOS))
+    next(stream)
+    engine.abandon()
+    with pytest.raises(EngineError, match="out of order: abandoned"):
+        list(stream)
+    with pytest.raises(EngineError, match="abandoned"):
+        engine.generate(make_prompts(1), SAMPLING)
+    engine.close()
 
 
 @pytest.mark.parametrize(

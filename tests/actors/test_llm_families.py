@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 import torch
 
-from actors.engine import Prompt, RolloutEngine, Sampling
+from actors.engine import RolloutEngine
 from actors.env import rollout_env
+from actors.samples import Prompt, Sampling
 from configs.schema import LLMConfig, LoRAConfig, ModelConfig, RolloutConfig
 from rrg.model.build import build_policy, save_policy
 from rrg.model.export import export_llm

@@ -4,74 +4,23 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import threading
-from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+import time
 
 import numpy as np
 import pytest
 import torch
 
 from actors.evidence import SENTENCE_TOKENS
-from actors.rollout import Answers, RolloutWorker
-from actors.seeds import sample_seed
-from actors.trajectory import SampleRequest, Trajectory, WeightsRef
+from actors.rollout import RolloutWorker
+from actors.seeds import continuation_seed, sample_seed
+from actors.trajectory import BASELINE, WeightsRef
 from configs.schema import Config
-from reward_server.errors import PairError, RewardError
+from reward_server.errors import RewardError
 from rrg.data import StudySet
 from rrg.model.backbone import make_store
 from rrg.model.evidence import MAX_SENTENCES, SIGNIFICANT
 from rrg.model.policy import ReportPolicy
-from tests.actors.conftest import published
-
-
-@pytest.fixture(scope="module")
-def weights(policy: ReportPolicy) -> WeightsRef:
-    return published(policy, 0)
-
-
-class WordScorer:
-    """Scores by counting words, in a thread of its own like the reward client; can be told to fail or to wait."""
-
-    def __init__(self) -> None:
-        self.pool = ThreadPoolExecutor(1)
-        self.asked: list[list[tuple[str, str]]] = []
-        self.error: RewardError | None = None
-        self.value = 1.0
-        self.refused: str | None = None
-        self.go = threading.Event()
-        self.go.set()
-
-    def submit_each(self, pairs: list[tuple[str, str]]) -> Future[Answers]:
-        self.asked.append(pairs)
-        return self.pool.submit(self._score, pairs)
-
-    def _score(self, pairs: list[tuple[str, str]]) -> Answers:
-        self.go.wait(30)
-        if self.error is not None:
-            raise self.error
-        return [
-            PairError("hypothesis: too long")
-            if text == self.refused
-            else {"embedded": self.value, "repetition": 0.0, "length": 0.0, "positive_f1": float(len(text.split()))}
-            for _, text in pairs
-        ]
-
-
-@pytest.fixture
-def scorer() -> Iterator[WordScorer]:
-    scorer = WordScorer()
-    yield scorer
-    scorer.go.set()
-    scorer.pool.shutdown()
-
-
-def request(studies: StudySet, weights: WeightsRef, score: bool = True, samples: int = 4) -> SampleRequest:
-    return SampleRequest(3, 5, tuple(studies.studies), samples, weights, score=score)
-
-
-def same(a: Trajectory, b: Trajectory) -> bool:
-    return (a.token_ids.tobytes(), a.logprobs.tobytes()) == (b.token_ids.tobytes(), b.logprobs.tobytes())
+from tests.actors.conftest import WordScorer, make_request, published, same
 
 
 def test_trajectories_are_complete_and_ordered_by_study_then_sample(
@@ -83,7 +32,7 @@ def test_trajectories_are_complete_and_ordered_by_study_then_sample(
     run_config: Config,
 ) -> None:
     worker.rewards = scorer
-    trajectories, metrics = worker.collect(request(studies, weights))
+    trajectories, metrics = worker.collect(make_request(studies, weights))
     ids = list(studies.studies)
     assert [(t.study_id, t.sample_index) for t in trajectories] == [(i, k) for i in ids for k in range(4)]
     for t in trajectories:
@@ -104,7 +53,7 @@ def test_the_references_are_the_studies_own_reports(
     worker: RolloutWorker, studies: StudySet, weights: WeightsRef, scorer: WordScorer
 ) -> None:
     worker.rewards = scorer
-    trajectories, _ = worker.collect(request(studies, weights))
+    trajectories, _ = worker.collect(make_request(studies, weights))
     asked = sorted(pair for pairs in scorer.asked for pair in pairs)
     assert asked == sorted((studies[t.study_id].target, t.text) for t in trajectories)
     assert len(scorer.asked) == len(studies), "one request a study, sent when its samples are finished"
@@ -113,7 +62,7 @@ def test_the_references_are_the_studies_own_reports(
 def test_behaviour_logprobs_are_the_learners(
     worker: RolloutWorker, studies: StudySet, weights: WeightsRef, policy: ReportPolicy, run_config: Config
 ) -> None:
-    trajectories, _ = worker.collect(request(studies, weights, score=False))
+    trajectories, _ = worker.collect(make_request(studies, weights, score=False))
     store = make_store(run_config.data, run_config.model)
     for t in trajectories:
         ids = torch.as_tensor(t.token_ids, dtype=torch.long)[None]
@@ -125,24 +74,26 @@ def test_behaviour_logprobs_are_the_learners(
 def test_a_studys_samples_do_not_depend_on_the_other_studies_of_the_request(
     worker: RolloutWorker, studies: StudySet, weights: WeightsRef
 ) -> None:
-    together, _ = worker.collect(request(studies, weights, score=False))
+    together, _ = worker.collect(make_request(studies, weights, score=False))
     for study_id in studies.studies:
-        alone, _ = worker.collect(dataclasses.replace(request(studies, weights, score=False), study_ids=(study_id,)))
+        alone, _ = worker.collect(
+            dataclasses.replace(make_request(studies, weights, score=False), study_ids=(study_id,))
+        )
         of_study = [t for t in together if t.study_id == study_id]
         assert [t.token_ids.tolist() for t in alone] == [t.token_ids.tolist() for t in of_study]
 
 
 def test_the_same_request_gives_the_same_bits(worker: RolloutWorker, studies: StudySet, weights: WeightsRef) -> None:
-    first, _ = worker.collect(request(studies, weights, score=False))
-    worker.collect(dataclasses.replace(request(studies, weights, score=False), step=4))
-    again, _ = worker.collect(request(studies, weights, score=False))
+    first, _ = worker.collect(make_request(studies, weights, score=False))
+    worker.collect(dataclasses.replace(make_request(studies, weights, score=False), step=4))
+    again, _ = worker.collect(make_request(studies, weights, score=False))
     assert all(same(a, b) for a, b in zip(first, again, strict=True))
 
 
 def test_greedy_reports_do_not_depend_on_the_seed(
     worker: RolloutWorker, studies: StudySet, weights: WeightsRef
 ) -> None:
-    greedy = dataclasses.replace(request(studies, weights, score=False, samples=1), greedy=True)
+    greedy = dataclasses.replace(make_request(studies, weights, score=False, samples=1), greedy=True)
     first, _ = worker.collect(greedy)
     again, _ = worker.collect(dataclasses.replace(greedy, seed=99))
     assert all(same(a, b) for a, b in zip(first, again, strict=True))
@@ -153,20 +104,20 @@ def test_a_reward_outage_fails_the_trajectories_with_the_reason(
 ) -> None:
     worker.rewards = scorer
     scorer.error = RewardError("nobody answers at 127.0.0.1:1")
-    trajectories, metrics = worker.collect(request(studies, weights))
+    trajectories, metrics = worker.collect(make_request(studies, weights))
     assert metrics.failed == len(trajectories) == 12
     assert all(t.failed == "reward: nobody answers at 127.0.0.1:1" and not t.components for t in trajectories)
     scorer.error = None
-    assert worker.collect(request(studies, weights))[1].failed == 0
+    assert worker.collect(make_request(studies, weights))[1].failed == 0
 
 
 def test_a_pair_that_cannot_be_scored_fails_its_own_trajectory_alone(
     worker: RolloutWorker, studies: StudySet, weights: WeightsRef, scorer: WordScorer
 ) -> None:
     worker.rewards = scorer
-    before, _ = worker.collect(request(studies, weights))
+    before, _ = worker.collect(make_request(studies, weights))
     scorer.refused = before[0].text
-    trajectories, metrics = worker.collect(request(studies, weights))
+    trajectories, metrics = worker.collect(make_request(studies, weights))
     assert [t.failed for t in trajectories] == [
         "reward: hypothesis: too long" if t.text == scorer.refused else None for t in before
     ]
@@ -178,7 +129,7 @@ def test_a_reward_that_is_not_finite_fails_its_trajectory(
 ) -> None:
     worker.rewards = scorer
     scorer.value = float("nan")
-    trajectories, _ = worker.collect(request(studies, weights))
+    trajectories, _ = worker.collect(make_request(studies, weights))
     assert all(t.failed is not None and np.isfinite(t.reward) for t in trajectories)
 
 
@@ -190,7 +141,7 @@ def test_a_study_without_its_image_fails_alone(
     missing = dataclasses.replace(lost.images[0], path=lost.images[0].path.with_name("lost.png"))
     studies.studies[lost.id] = dataclasses.replace(lost, images=(missing,))
     try:
-        trajectories, metrics = worker.collect(request(studies, weights))
+        trajectories, metrics = worker.collect(make_request(studies, weights))
     finally:
         studies.studies[lost.id] = lost
     assert metrics.failed == 4
@@ -214,7 +165,7 @@ def test_a_prompt_that_leaves_no_room_for_the_report_fails_its_study_alone(
     room = rollout.max_model_len - max(len(policy.prompt_tokens(study)) for study in others)
     tight = dataclasses.replace(run_config, rollout=dataclasses.replace(rollout, max_new_tokens=room))
     monkeypatch.setattr(worker, "_cfg", tight)
-    trajectories, metrics = worker.collect(request(studies, weights, score=False))
+    trajectories, metrics = worker.collect(make_request(studies, weights, score=False))
     assert metrics.failed == 4
     for t in trajectories:
         assert (t.failed is not None) == (t.study_id == first.id)
@@ -246,7 +197,9 @@ def test_evidence_goes_with_greedy_reports_and_its_sentences_are_of_their_region
     worker: RolloutWorker, studies: StudySet, seeing: ReportPolicy, run_config: Config
 ) -> None:
     store = make_store(run_config.data, run_config.model)
-    asked = dataclasses.replace(request(studies, published(seeing, 7), False, samples=1), greedy=True, evidence=True)
+    asked = dataclasses.replace(
+        make_request(studies, published(seeing, 7), False, samples=1), greedy=True, evidence=True
+    )
     trajectories, _ = worker.collect(asked)
     for t in trajectories:
         assert t.failed is None
@@ -279,7 +232,7 @@ def test_a_study_whose_prompt_failed_has_no_evidence_and_one_without_a_frontal_i
     turned = dataclasses.replace(lateral.images[0], view="lateral")
     monkeypatch.setitem(studies.studies, lost.id, dataclasses.replace(lost, images=(missing,)))
     monkeypatch.setitem(studies.studies, lateral.id, dataclasses.replace(lateral, images=(turned,)))
-    asked = dataclasses.replace(request(studies, weights, score=False, samples=1), greedy=True, evidence=True)
+    asked = dataclasses.replace(make_request(studies, weights, score=False, samples=1), greedy=True, evidence=True)
     first, second, third = worker.collect(asked)[0]
     assert first.evidence is None
     assert second.evidence is not None
@@ -296,18 +249,55 @@ def test_a_run_of_the_regions_alone_has_evidence_and_no_reports(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(worker, "_cfg", dataclasses.replace(run_config, stage="regions"))
-    asked = dataclasses.replace(request(studies, weights, score=False, samples=1), greedy=True, evidence=True)
+    asked = dataclasses.replace(make_request(studies, weights, score=False, samples=1), greedy=True, evidence=True)
     for t in worker.collect(asked)[0]:
         assert (t.text, len(t.token_ids)) == ("", 0)
         assert t.evidence is not None
         assert len(t.evidence) == 29
 
 
+def test_a_greedy_baseline_stands_before_a_studys_samples_and_changes_none_of_them(
+    worker: RolloutWorker, studies: StudySet, weights: WeightsRef, scorer: WordScorer
+) -> None:
+    worker.rewards = scorer
+    plain, _ = worker.collect(make_request(studies, weights))
+    greedy, _ = worker.collect(dataclasses.replace(make_request(studies, weights, samples=1), greedy=True))
+    scorer.asked.clear()
+    both, metrics = worker.collect(dataclasses.replace(make_request(studies, weights), greedy_baseline=True))
+    assert [t.sample_index for t in both] == [BASELINE, 0, 1, 2, 3] * 3
+    baselines = [t for t in both if t.baseline]
+    assert [t.study_id for t in baselines] == list(studies.studies)
+    assert [t.token_ids.tolist() for t in baselines] == [t.token_ids.tolist() for t in greedy]
+    assert [t.reward for t in baselines] == [t.reward for t in greedy]
+    samples = [t for t in both if not t.baseline]
+    assert [t.token_ids.tolist() for t in samples] == [t.token_ids.tolist() for t in plain]
+    assert [t.seed for t in samples] == [t.seed for t in plain]
+    assert [len(pairs) for pairs in scorer.asked] == [5, 5, 5]
+    assert metrics.samples == 15
+
+
+def test_the_next_request_is_written_while_rewards_are_awaited(
+    worker: RolloutWorker, studies: StudySet, weights: WeightsRef, scorer: WordScorer
+) -> None:
+    worker.rewards = scorer
+    scorer.go.clear()
+    first = worker.write(make_request(studies, weights))
+    second = worker.write(dataclasses.replace(make_request(studies, weights), step=4))
+    time.sleep(0.2)
+    scorer.go.set()
+    (answer, before), (_, after) = worker.settle(first), worker.settle(second)
+    assert [t.reward for t in answer] == [t.reward for t in worker.collect(make_request(studies, weights))[0]]
+    assert before.written <= after.started
+    assert before.busy_s == pytest.approx(before.written - before.started)
+    assert before.reward_busy_s > 0.2 > after.reward_busy_s, "every second is counted once"
+    assert before.ended - before.written == pytest.approx(before.reward_wait_s)
+
+
 def test_scoring_without_a_reward_server_is_refused(
     worker: RolloutWorker, studies: StudySet, weights: WeightsRef
 ) -> None:
     with pytest.raises(RewardError, match="has no reward server"):
-        worker.collect(request(studies, weights))
+        worker.collect(make_request(studies, weights))
 
 
 def test_seeds_are_stable_and_differ_by_every_part() -> None:
@@ -315,3 +305,12 @@ def test_seeds_are_stable_and_differ_by_every_part() -> None:
     seeds = {sample_seed(r, s, i, k) for r in range(3) for s in range(3) for i in ("1", "11") for k in range(12)}
     assert len(seeds) == 3 * 3 * 2 * 12
     assert all(0 <= seed < 2**63 for seed in seeds)
+
+
+def test_the_seed_of_a_rest_depends_on_the_seed_and_the_tokens_so_far() -> None:
+    tokens = np.array([5, 6, 7], np.int32)
+    assert continuation_seed(3, tokens[:0]) == 3
+    seeds = {continuation_seed(seed, tokens[:n]) for seed in (3, 4) for n in range(4)}
+    assert len(seeds) == 8
+    assert all(0 <= seed < 2**63 for seed in seeds)
+    assert continuation_seed(3, tokens) == continuation_seed(3, tokens.astype(np.int64))

@@ -14,10 +14,11 @@ import torch
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
-from actors.engine import Prompt, RolloutEngine, Sampling
+from actors.engine import RolloutEngine
 from actors.env import rollout_env
 from actors.errors import EngineError, WeightsError
 from actors.rollout import RolloutWorker
+from actors.samples import Prompt, Sampling
 from actors.trajectory import SampleRequest, WeightsRef
 from actors.weights import WeightsReceiver, weights_digest
 from configs.schema import BackboneConfig, DataConfig, LLMConfig, LoRAConfig, ModelConfig, RolloutConfig

@@ -49,7 +49,7 @@ def test_every_experiment_composes_and_passes_the_check(name: str) -> None:
     [
         ("+foo=1", "foo"),
         ("+learner.rl.foo=1", "foo"),
-        ("rollout.samples_per_study=1", "at least 2"),
+        ("rollout.samples_per_study=0", r"rollout\.samples_per_study=0: must be above 0"),
         ("learner.rl.lr=0", "learner.rl.lr"),
         ("learner.zero_stage=4", "zero_stage"),
         ("model.dtype=bfloat16", "float32"),
@@ -93,7 +93,8 @@ def test_every_experiment_composes_and_passes_the_check(name: str) -> None:
         ("model.prompt.context=[views]", r"has no \{context\}"),
         ("rollout.tensor_parallel=2", r"rollout\.gpus_per_actor=2"),
         ("learner.rl.minibatches=3", "multiple"),
-        ("rollout.max_staleness=1", "synchronous"),
+        ("rollout.max_staleness=-1", r"must not be below 0 \(0: synchronous\)"),
+        ("learner.sft.checkpoint_every=-1", r"checkpoint_every=-1: must not be below 0"),
         ("learner.gpus_per_rank=1", "both on GPUs or both on CPUs"),
         ("reward=published", r"reward\.weights is not set.*weights fetch"),
         ("reward.backend=radcliq", "embedded, published, reference"),
@@ -121,8 +122,9 @@ def test_every_part_of_the_model_can_be_switched_off_but_not_all_that_is_seen() 
 def test_a_stage_of_the_warm_start_can_be_left_out_but_not_all_that_is_to_be_trained() -> None:
     assert config("learner.sft.regions_epochs=0").learner.sft.regions_epochs == 0
     assert config("learner.sft.epochs=0").learner.sft.epochs == 0
-    with pytest.raises(UserError, match=r"learner\.sft\.epochs=0 with learner\.sft\.regions_epochs=0"):
-        config("learner.sft.regions_epochs=0", "learner.sft.epochs=0")
+    with pytest.raises(UserError, match=r"stage=warm_start with .* nothing would be learnt.* or stage=all"):
+        config("learner.sft.regions_epochs=0", "learner.sft.epochs=0", "stage=warm_start")
+    assert config("learner.sft.regions_epochs=0", "learner.sft.epochs=0").stage == "all"
     with pytest.raises(UserError, match=r"stage=regions with learner\.sft\.regions_epochs=0"):
         config("learner.sft.regions_epochs=0", "stage=regions")
 

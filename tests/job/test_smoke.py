@@ -1,4 +1,4 @@
-"""The whole job as a person runs it: `python -m learner.main +exp=smoke`, twice, and once killed and resumed."""
+"""The whole job as a person runs it: `python -m learner.main +exp=smoke`, twice, killed, told to end, and resumed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ from rrg.model.evidence import read_evidence_file
 ROOT = Path(__file__).parents[2]
 RUN_S = 420
 # Measures of time differ between equal runs; everything else must not.
-TIMES = ("seconds", "_s")
+TIMES = ("seconds", "idle_", "samples_per_second")
+PHASES = ("warm_start", "rl", "validation", "evaluation")
 
 
 def start(cache: Path, *arguments: str) -> subprocess.Popen[str]:
@@ -30,20 +31,28 @@ def start(cache: Path, *arguments: str) -> subprocess.Popen[str]:
     )
 
 
-def finish(process: subprocess.Popen[str]) -> str:
+def finish(process: subprocess.Popen[str], status: int = 0) -> str:
     try:
         output, _ = process.communicate(timeout=RUN_S)
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
         pytest.fail(f"the run did not end within {RUN_S} s: {process.communicate()[0][-3000:]}")
-    assert process.returncode == 0, output[-3000:]
+    assert process.returncode == status, output[-3000:]
     return output
+
+
+def wait_for_rows(process: subprocess.Popen[str], run_dir: Path, phase: str, number: int) -> None:
+    deadline = time.monotonic() + RUN_S
+    while not ((run_dir / "metrics.jsonl").exists() and len(rows(run_dir, phase)) >= number):
+        assert process.poll() is None, process.communicate()[0][-3000:]
+        assert time.monotonic() < deadline, f"waited for step {number} of {phase}"
+        time.sleep(0.2)
 
 
 def rows(run_dir: Path, phase: str) -> list[dict[str, Any]]:
     lines = (run_dir / "metrics.jsonl").read_text().splitlines()
     found = [row for row in map(json.loads, lines) if row["phase"] == phase]
-    return [{k: v for k, v in row.items() if not (k.startswith(TIMES[0]) or k.endswith(TIMES[1]))} for row in found]
+    return [{k: v for k, v in row.items() if not (k.startswith(TIMES) or k.endswith("_s"))} for row in found]
 
 
 @pytest.fixture(scope="module")
@@ -81,6 +90,7 @@ def test_no_report_text_is_shown_or_logged(first: tuple[Path, str]) -> None:
     sentences = {one.sentence for regions in evidence.values() for one in regions if one.sentence}
     tables = [path.read_text() for path in run_dir.glob("per_study_*.csv")]
     assert len(tables) == 2
+    samples += [json.loads(line) for path in (run_dir / "samples").iterdir() for line in path.read_text().splitlines()]
     for text in (output, *logs, *tables, (run_dir / "metrics.jsonl").read_text()):
         assert not any(row["reference"] in text for row in samples)
         assert not any(sentence in text for sentence in sentences if len(sentence.split()) > 4)
@@ -119,7 +129,9 @@ def test_every_step_is_recorded_with_finite_numbers(first: tuple[Path, str]) -> 
     run_dir, _ = first
     recorded = rows(run_dir, "rl")
     assert [row["step"] for row in recorded] == [1, 2, 3, 4]
-    for row in recorded:
+    validated = rows(run_dir, "validation")
+    assert [row["step"] for row in validated] == [0, 2, 4]
+    for row in [*recorded, *validated]:
         assert all(math.isfinite(value) for key, value in row.items() if key != "phase")
 
 
@@ -150,7 +162,7 @@ def test_the_same_seed_gives_the_same_run_bit_for_bit(
 ) -> None:
     run_dir = tmp_path_factory.mktemp("second")
     finish(start(cache, "+exp=smoke", f"output_dir={run_dir}"))
-    for phase in ("warm_start", "rl", "evaluation"):
+    for phase in PHASES:
         assert rows(run_dir, phase) == rows(first[0], phase)
 
 
@@ -159,14 +171,58 @@ def test_a_killed_run_resumes_to_the_same_numbers_bit_for_bit(
 ) -> None:
     run_dir = tmp_path_factory.mktemp("killed")
     process = start(cache, "+exp=smoke", f"output_dir={run_dir}")
-    deadline = time.monotonic() + RUN_S
-    while not ((run_dir / "metrics.jsonl").exists() and len(rows(run_dir, "rl")) >= 3):
-        assert process.poll() is None, process.communicate()[0][-3000:]
-        assert time.monotonic() < deadline, "waited for the third RL step"
-        time.sleep(0.2)
+    wait_for_rows(process, run_dir, "rl", 3)
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate(timeout=60)
     output = finish(start(cache, f"resume={run_dir}"))
     assert "resumed from" in output
-    for phase in ("warm_start", "rl", "evaluation"):
+    for phase in PHASES:
         assert rows(run_dir, phase) == rows(first[0], phase)
+
+
+def test_a_run_that_is_told_to_end_saves_what_it_has_within_a_minute_and_resumes_to_the_same_numbers(
+    first: tuple[Path, str], cache: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    run_dir = tmp_path_factory.mktemp("told")
+    process = start(cache, "+exp=smoke", f"output_dir={run_dir}")
+    for phase, signum in (("warm_start", signal.SIGTERM), ("rl", signal.SIGINT)):
+        wait_for_rows(process, run_dir, phase, 1)
+        if signum == signal.SIGINT:
+            os.killpg(process.pid, signum)  # Ctrl-C goes to all that the terminal has
+        else:
+            process.send_signal(signum)
+        told = time.monotonic()
+        output = finish(process, status=128 + signum)
+        assert time.monotonic() - told < 60
+        assert "finished and saved" in output
+        assert "Traceback" not in output
+        process = start(cache, f"resume={run_dir}")
+    output = finish(process)
+    assert "resumed from" in output
+    for phase in PHASES:
+        assert rows(run_dir, phase) == rows(first[0], phase)
+
+
+def test_rl_without_a_warm_start_begins_at_given_weights_and_stops_itself_with_the_reason(
+    first: tuple[Path, str], cache: Path, tmp_path: Path
+) -> None:
+    run_dir = tmp_path / "run"
+    process = start(
+        cache, "+exp=smoke", f"start={first[0]}", "learner.sft.regions_epochs=0", "learner.sft.epochs=0",
+        "learner.rl.stop.max_kl=1e-12", "reward.relative_to_constant=true", "learner.rl.advantage=reinforce_pp",
+        f"output_dir={run_dir}",
+    )  # fmt: skip
+    output = finish(process, status=3)
+    assert "error: stopped after 1 RL steps: kl_k3" in output
+    assert (run_dir / "samples_sft.jsonl").read_text() == (first[0] / "samples_sft.jsonl").read_text()
+    assert not rows(run_dir, "warm_start")
+    stopped = json.loads((run_dir / "stopped.json").read_text())
+    assert stopped["step"] == 1
+    assert "max_kl" in stopped["reason"]
+    assert (Path(stopped["checkpoint"]) / "state.json").is_file()
+    offsets = json.loads((run_dir / "reward_offsets.json").read_text())
+    assert len(offsets) == 96
+    # Of the same reports as in the first run, each with its study's offset taken off.
+    (own, *_), (theirs, *_) = rows(run_dir, "rl"), rows(first[0], "rl")
+    assert own["length_mean"] == theirs["length_mean"]
+    assert min(offsets.values()) <= theirs["reward_mean"] - own["reward_mean"] <= max(offsets.values())

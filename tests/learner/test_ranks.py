@@ -1,8 +1,9 @@
-"""Real DeepSpeed ranks in Ray actors: the same update with one rank or two, saved and restored bit for bit."""
+"""Real DeepSpeed ranks in Ray actors: the same update however it is split, saved and restored bit for bit."""
 
 from __future__ import annotations
 
 import dataclasses
+import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,12 +14,13 @@ import ray
 import torch
 from torch import nn
 
-from actors.trajectory import Trajectory
+from actors.trajectory import BASELINE, Trajectory
 from actors.weights import weights_digest
 from configs.schema import (
     ClusterConfig,
     Config,
     DataConfig,
+    KLConfig,
     LearnerConfig,
     LLMConfig,
     ModelConfig,
@@ -26,6 +28,7 @@ from configs.schema import (
     RolloutConfig,
     SFTConfig,
 )
+from learner.checkpoints import RunState
 from learner.group import DeepSpeedLearnerGroup, LearnerError, create_ranks, gather
 from learner.restore import load_trained
 from rrg.data import load_studies
@@ -37,6 +40,7 @@ from rrg.model.precision import buffers_kept
 
 STEPS = 3
 SAMPLES = 3
+KL_COEF = 0.1
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +56,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Config:
             workers=1,
         ),
         model=ModelConfig(llm=llm, extractor_size=64),
-        learner=LearnerConfig(threads=1, rl=RLConfig(minibatches=2, kl_coef=0.1), timeout_s=120.0),
+        learner=LearnerConfig(threads=1, rl=RLConfig(minibatches=2), timeout_s=120.0),
         cluster=ClusterConfig(),
         rollout=RolloutConfig(samples_per_study=SAMPLES, max_new_tokens=24),
     )
@@ -72,7 +76,8 @@ def cluster(studies: list[Study]) -> Iterator[None]:
     ray.shutdown()
 
 
-def start(config: Config, run_dir: Path, *, ranks: int, budget: int) -> DeepSpeedLearnerGroup:
+def start(config: Config, run_dir: Path, *, ranks: int, budget: int = 200) -> DeepSpeedLearnerGroup:
+    """Started ranks, whose micro-batches hold three sequences unless `budget` says otherwise."""
     learner = dataclasses.replace(config.learner, num_ranks=ranks, micro_batch_tokens=budget)
     shaped = dataclasses.replace(config, learner=learner)
     group = DeepSpeedLearnerGroup(shaped, create_ranks(shaped, run_dir))
@@ -110,11 +115,35 @@ def rollouts(run_dir: Path, studies: list[Study], step: int) -> list[Trajectory]
     return made
 
 
+def with_baselines(samples: list[Trajectory]) -> list[Trajectory]:
+    """A greedy report before the samples of each study."""
+    made: list[Trajectory] = []
+    for sample in samples:
+        if sample.sample_index == 0:
+            made.append(dataclasses.replace(sample, sample_index=BASELINE, reward=0.25))
+        made.append(sample)
+    return made
+
+
 def weights(group: DeepSpeedLearnerGroup) -> dict[str, np.ndarray]:  # type: ignore[type-arg]
     published = group.publish(1)
     arrays = dict(ray.get(published.tensors))
     assert published.digest == weights_digest(arrays)
     return arrays
+
+
+def reinforcing(config: Config, run_dir: Path, warm_start: Path, ranks: int) -> DeepSpeedLearnerGroup:
+    """Ranks at the start of RL from a copy of `warm_start`."""
+    shutil.copytree(warm_start, run_dir / "warm_start")
+    group = start(config, run_dir, ranks=ranks)
+    group.begin_rl(None)
+    return group
+
+
+def shaped(config: Config, rl: RLConfig | None = None, **learner: object) -> Config:
+    """`config` with another RL or learner setting."""
+    changed = dataclasses.replace(config.learner, rl=rl or config.learner.rl, **learner)  # type: ignore[arg-type]
+    return dataclasses.replace(config, learner=changed)
 
 
 @pytest.fixture(scope="module")
@@ -139,14 +168,14 @@ def test_ranks_and_micro_batches_do_not_change_the_update_and_a_checkpoint_goes_
     alone = start(config, tmp_path_factory.mktemp("one"), ranks=1, budget=4096)
     alone.end_warm_start()
     alone.begin_rl(None)
-    by_one = [alone.rl_update(batch, step) for step, batch in enumerate(batches)]
+    by_one = [alone.rl_update(batch, step, KL_COEF) for step, batch in enumerate(batches)]
     alone.shutdown()
 
-    by_two = [pair.rl_update(batches[0], 0)]
+    by_two = [pair.rl_update(batches[0], 0, KL_COEF)]
     checkpoint = run_dir / "checkpoint"
     checkpoint.mkdir()
     pair.save(checkpoint)
-    by_two += [pair.rl_update(batch, step) for step, batch in enumerate(batches) if step > 0]
+    by_two += [pair.rl_update(batch, step, KL_COEF) for step, batch in enumerate(batches) if step > 0]
     for one, both in zip(by_one, by_two, strict=True):
         assert both == pytest.approx(one, rel=1e-4, abs=1e-5)
         assert one["failed"] == 1
@@ -157,7 +186,7 @@ def test_ranks_and_micro_batches_do_not_change_the_update_and_a_checkpoint_goes_
     shutil.copytree(run_dir / "warm_start", elsewhere / "warm_start")
     again = start(config, elsewhere, ranks=2, budget=200)
     again.begin_rl(checkpoint)
-    assert [again.rl_update(batch, step) for step, batch in enumerate(batches) if step > 0] == by_two[1:]
+    assert [again.rl_update(batch, step, KL_COEF) for step, batch in enumerate(batches) if step > 0] == by_two[1:]
     restored, kept = weights(again), weights(pair)
     assert restored.keys() == kept.keys()
     assert all(np.array_equal(restored[name], kept[name]) for name in kept)
@@ -207,7 +236,7 @@ def test_lora_in_bfloat16_goes_on_bit_for_bit_from_checkpoints_that_hold_no_base
     group.end_warm_start()
     group.begin_rl(None)
     batches = [rollouts(run_dir, studies, step) for step in range(2)]
-    first = group.rl_update(batches[0], 0)
+    first = group.rl_update(batches[0], 0, KL_COEF)
     assert first["grad_norm"] > 0
     bases = [run_dir / name / "llm" / "model.safetensors" for name in ("initial", "warm_start")]
     for name in ("one", "two"):
@@ -220,7 +249,7 @@ def test_lora_in_bfloat16_goes_on_bit_for_bit_from_checkpoints_that_hold_no_base
     held = torch.load(run_dir / "one" / "deepspeed" / "mp_rank_00_model_states.pt", weights_only=False)["module"]
     assert any("lora_A" in name for name in held)
     assert not any("embed_tokens" in name or "base_layer" in name for name in held)
-    expected, published = group.rl_update(batches[1], 1), weights(group)
+    expected, published = group.rl_update(batches[1], 1, KL_COEF), weights(group)
     group.shutdown()
 
     shutil.rmtree(run_dir / "two")
@@ -228,10 +257,163 @@ def test_lora_in_bfloat16_goes_on_bit_for_bit_from_checkpoints_that_hold_no_base
     shutil.copytree(run_dir / "warm_start", again_dir / "warm_start")
     again = start(shaped, again_dir, ranks=1, budget=4096)
     again.begin_rl(run_dir / "one")
-    assert again.rl_update(batches[1], 1) == expected
+    assert again.rl_update(batches[1], 1, KL_COEF) == expected
     restored = weights(again)
     again.shutdown()
     assert all(np.array_equal(restored[name], published[name]) for name in published)
+
+
+@pytest.mark.parametrize(("zero_stage", "offload", "ranks"), [(1, True, 1), (2, False, 2), (2, True, 2)])
+def test_zero_stages_and_offload_do_not_change_the_update(
+    config: Config,
+    studies: list[Study],
+    plain: tuple[Path, list[dict[str, float]]],
+    tmp_path: Path,
+    zero_stage: int,
+    offload: bool,
+    ranks: int,
+) -> None:
+    origin, expected = plain
+    sharded = shaped(config, zero_stage=zero_stage, offload=offload)
+    group = reinforcing(sharded, tmp_path, origin / "warm_start", ranks)
+    batches = [rollouts(origin, studies, step) for step in range(STEPS)]
+    first = group.rl_update(batches[0], 0, KL_COEF)
+    checkpoint = tmp_path / "checkpoint"
+    checkpoint.mkdir()
+    group.save(checkpoint)
+    found = [first, *(group.rl_update(batches[step], step, KL_COEF) for step in range(1, STEPS))]
+    for one, other in zip(expected, found, strict=True):
+        assert other == pytest.approx(one, rel=1e-4, abs=1e-5)
+    kept = weights(group)
+    group.begin_rl(checkpoint)
+    assert [group.rl_update(batches[step], step, KL_COEF) for step in range(1, STEPS)] == found[1:]
+    restored = weights(group)
+    assert all(np.array_equal(restored[name], kept[name]) for name in kept)
+    group.shutdown()
+
+
+@pytest.fixture(scope="module")
+def plain(
+    config: Config, studies: list[Study], cluster: None, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, list[dict[str, float]]]:
+    """One rank, ZeRO 1, everything in one micro-batch: a run directory with its warm start, and its updates."""
+    run_dir = tmp_path_factory.mktemp("plain")
+    group = start(config, run_dir, ranks=1, budget=4096)
+    group.end_warm_start()
+    group.begin_rl(None)
+    updates = [group.rl_update(rollouts(run_dir, studies, step), step, KL_COEF) for step in range(STEPS)]
+    group.shutdown()
+    return run_dir, updates
+
+
+@pytest.mark.parametrize("zero_stage", [1, 2])
+@pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2)])
+def test_another_number_of_ranks_goes_on_from_a_checkpoint(
+    config: Config,
+    studies: list[Study],
+    plain: tuple[Path, list[dict[str, float]]],
+    tmp_path: Path,
+    zero_stage: int,
+    before: int,
+    after: int,
+) -> None:
+    origin, _ = plain
+    rl = dataclasses.replace(config.learner.rl, advantage="ppo")
+    sharded = shaped(config, rl, zero_stage=zero_stage)
+    group = reinforcing(sharded, tmp_path, origin / "warm_start", before)
+    batches = [rollouts(origin, studies, step) for step in range(STEPS)]
+    group.rl_update(batches[0], 0, KL_COEF)
+    checkpoint = tmp_path / "checkpoint"
+    checkpoint.mkdir()
+    group.save(checkpoint)
+    expected = [group.rl_update(batches[step], step, KL_COEF) for step in (1, 2)]
+    group.shutdown()
+    assert expected[0]["value_loss"] > 0
+
+    group = start(sharded, tmp_path, ranks=after)
+    group.begin_rl(checkpoint)
+    for step, update in zip((1, 2), expected, strict=True):
+        assert group.rl_update(batches[step], step, KL_COEF) == pytest.approx(update, rel=1e-4, abs=1e-5)
+    group.shutdown()
+    assert not (tmp_path / "of_other_ranks").exists()
+
+
+OBJECTIVES = {
+    "ppo": RLConfig(advantage="ppo", kl=KLConfig(place="reward", estimator="k1")),
+    "kl in the reward": RLConfig(advantage="rloo", kl=KLConfig(place="reward", estimator="k1")),
+    "scst": RLConfig(advantage="scst", reduction="sequences", entropy_coef=0.1),
+    "reinforce_pp": RLConfig(advantage="reinforce_pp", surrogate="cispo", reduction="constant"),
+    "flat groups left out": RLConfig(drop_flat_groups=True),
+}
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_an_objective_does_not_depend_on_the_split(
+    config: Config,
+    studies: list[Study],
+    plain: tuple[Path, list[dict[str, float]]],
+    tmp_path: Path,
+    name: str,
+) -> None:
+    origin, _ = plain
+    batches = [with_baselines(rollouts(origin, studies, step)) for step in range(STEPS)]
+    for trajectory in batches[0][:SAMPLES]:
+        trajectory.reward = 1.0
+    found = []
+    for ranks in (1, 2):
+        folder = tmp_path / str(ranks)
+        folder.mkdir()
+        group = reinforcing(shaped(config, OBJECTIVES[name]), folder, origin / "warm_start", ranks)
+        found.append([group.rl_update(batch, step, KL_COEF) for step, batch in enumerate(batches)])
+        group.shutdown()
+    for one, both in zip(*found, strict=True):
+        assert both == pytest.approx(one, rel=1e-4, abs=1e-5)
+        assert one["grad_norm"] > 0
+    learnt_from = sum(len(t.token_ids) for t in batches[0] if t.failed is None and not t.baseline)
+    flat = sum(len(t.token_ids) for t in batches[0] if t.study_id == studies[0].id)
+    dropped = flat if name == "flat groups left out" else 0
+    assert found[0][0]["tokens"] == learnt_from - dropped
+
+
+def test_the_warm_start_goes_on_bit_for_bit_from_a_checkpoint_of_either_stage(
+    config: Config, cluster: None, tmp_path: Path
+) -> None:
+    warm = shaped(config, sft=SFTConfig(1.5, 1.5, batch_size=4, warmup_steps=1))
+    group = start(warm, tmp_path, ranks=1)
+    total = group.warm_start_total
+    metrics = []
+    for step in range(total):
+        metrics += group.warm_start_steps(step, 1)
+        checkpoint = tmp_path / str(step + 1)
+        checkpoint.mkdir()
+        group.save(checkpoint)
+        state = RunState("regions", step + 1, 0, 1, "")
+        (checkpoint / "state.json").write_text(json.dumps(dataclasses.asdict(state)))
+    kept = weights(group)
+    for done in (1, 2, 3):  # in the first stage, at its end, in the second
+        group.begin_warm_start(tmp_path / str(done))
+        assert group.warm_start_steps(done, total - done) == metrics[done:]
+        again = weights(group)
+        assert all(np.array_equal(again[name], kept[name]) for name in kept)
+    group.shutdown()
+
+
+def test_a_run_begins_with_the_weights_that_start_names(
+    config: Config, plain: tuple[Path, list[dict[str, float]]], tmp_path: Path
+) -> None:
+    origin, _ = plain
+    nothing = shaped(config, sft=SFTConfig(regions_epochs=0, epochs=0))
+    group = start(dataclasses.replace(nothing, start=str(origin)), tmp_path, ranks=1)
+    assert group.warm_start_total == 0
+    group.end_warm_start()
+    group.begin_rl(None)
+    group.shutdown()
+    assert torch.equal(vector(tmp_path / "warm_start"), vector(origin / "warm_start"))
+
+    model = dataclasses.replace(config.model, regions=False)
+    blind = dataclasses.replace(nothing, model=model, start=str(origin / "warm_start"))
+    with pytest.raises(UserError, match=r"does not fit.*\n.*model.regions=False"):
+        start(blind, tmp_path / "blind", ranks=1)
 
 
 def test_a_checkpoint_must_hold_exactly_what_is_trained() -> None:
@@ -263,7 +445,7 @@ def test_a_dead_rank_is_named_and_does_not_hang_the_others(
     group, run_dir = two
     ray.kill(group.ranks[1])
     with pytest.raises(LearnerError, match=r"learner rank [01] died"):
-        group.rl_update(rollouts(run_dir, studies, 0), 0)
+        group.rl_update(rollouts(run_dir, studies, 0), 0, KL_COEF)
 
 
 def test_a_silent_rank_is_named_when_the_time_is_over(cluster: None) -> None:

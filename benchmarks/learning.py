@@ -1,0 +1,181 @@
+"""Does it learn? RL and what it has to be compared with, from the same warm starts, as one table.
+
+`python -m benchmarks.learning --out DIR [--arms rl,more_sft,...] [--seeds 0,1,2] [OVERRIDE ...]`: runs `learner.main`
+once an arm and seed, one after the other, in DIR/ARM-seedN, and then judges the reports of all finished runs alike
+(`benchmarks.learning_table`). Finished runs are kept and begun ones resumed, so a killed call goes on where it was;
+`--table` only judges. `OVERRIDE`s are given to every run. The arms:
+
+- warm: the warm start, where every other arm but `no_warm_start` begins.
+- rl: the default recipe. more_sft: the same wall-clock of more supervised training, the control that is often left
+  out. no_warm_start: RL on untrained weights.
+- rloo, ppo, scst, ...: other algorithms, same samples. async1: `rollout.max_staleness=1`.
+- no_kl, no_regions, natural_mix, no_penalties, no_positive_f1, no_clip: without one guard each.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from rich.console import Console
+
+from benchmarks import learning_table
+from configs.schema import SFTConfig
+from rrg.errors import UserError
+
+WARM: Final = "warm"
+MORE_SFT: Final = "more_sft"
+_NO_SFT: Final = ("learner.sft.regions_epochs=0", "learner.sft.epochs=0")
+# A cosine schedule that begins at the warm start's peak would first undo some of it.
+_MORE_SFT_LR: Final = 3e-4
+# Steps of stage "regions" take about so much of the time of those of stage "policy".
+_REGIONS_COST: Final = 0.6
+
+
+@dataclass(frozen=True)
+class Arm:
+    """`overrides` of a run; `warm`: it begins at the warm start of its seed; `policy`: whose reports count."""
+
+    overrides: tuple[str, ...] = ()
+    warm: bool = True
+    policy: str = "rl"
+
+
+ARMS: Final[Mapping[str, Arm]] = {
+    WARM: Arm(("stage=warm_start",), warm=False, policy="sft"),
+    "rl": Arm(_NO_SFT),
+    MORE_SFT: Arm(("stage=warm_start", "learner.sft.regions_epochs=0", f"learner.sft.lr={_MORE_SFT_LR}"), policy="sft"),
+    "no_warm_start": Arm(_NO_SFT, warm=False),
+    "rloo": Arm((*_NO_SFT, "learner.rl.advantage=rloo")),
+    "dr_grpo": Arm((*_NO_SFT, "learner.rl.advantage=dr_grpo", "learner.rl.reduction=constant")),
+    "ppo": Arm((*_NO_SFT, "learner.rl.advantage=ppo")),
+    "scst": Arm((*_NO_SFT, "learner.rl.advantage=scst")),
+    "async1": Arm((*_NO_SFT, "rollout.max_staleness=1")),
+    "no_kl": Arm((*_NO_SFT, "learner.rl.kl.place=off")),
+    "no_regions": Arm((*_NO_SFT, "learner.rl.region_weight=0")),
+    "natural_mix": Arm((*_NO_SFT, "learner.rl.abnormal_fraction=0.63")),
+    "no_penalties": Arm((*_NO_SFT, "reward.repetition_weight=0", "reward.length_weight=0")),
+    "no_positive_f1": Arm((*_NO_SFT, "reward.positive_f1_weight=0")),
+    "no_clip": Arm((*_NO_SFT, "reward.clip=null")),
+}
+
+
+@dataclass(frozen=True)
+class Run:
+    """One arm with one seed, in `folder`."""
+
+    arm: str
+    seed: int
+    folder: Path
+
+    @property
+    def finished(self) -> bool:
+        return (self.folder / "summary.json").is_file()
+
+    def sibling(self, arm: str) -> Run:
+        """Another arm with the same seed."""
+        return Run(arm, self.seed, self.folder.with_name(f"{arm}-seed{self.seed}"))
+
+    def command(self, overrides: Sequence[str]) -> list[str]:
+        """What to run. Raises UserError where the runs that it builds on are not there."""
+        main = [sys.executable, "-m", "learner.main"]
+        if (self.folder / "config.yaml").is_file():
+            return [*main, f"resume={self.folder}"]
+        arm = ARMS[self.arm]
+        own = [f"seed={self.seed}", f"output_dir={self.folder}"]
+        if self.arm != WARM:
+            own.append("evaluation.controls=false")
+        if arm.warm:
+            own.append(f"start={_finished(self.sibling(WARM)).folder}")
+        if self.arm == MORE_SFT:
+            own.append(f"learner.sft.epochs={_epochs_of_equal_time(self):.2f}")
+        return [*main, *overrides, *arm.overrides, *own]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command; returns the exit status: 1 where a run failed, 2 for a person's mistake."""
+    args = _parser().parse_intermixed_args(arguments)
+    console = Console(width=None if Console().is_terminal else 200)
+    try:
+        seeds = [int(text) for text in args.seeds.split(",")]
+        runs = plan(Path(args.out), args.arms.split(","), seeds)
+        failed = [] if args.table else [run for run in runs if not done(run, args.overrides, console)]
+        finished = [run for run in runs if run.finished]
+        if not finished:
+            raise UserError(f"{args.out}: no run was finished; the logs beside the run directories say why")
+        learning_table.write(
+            Path(args.out), [(run.arm, run.seed, run.folder) for run in finished], ARMS_POLICY, console
+        )
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 1 if failed else 0
+
+
+def plan(out: Path, arms: Sequence[str], seeds: Sequence[int]) -> list[Run]:
+    """All runs, in an order in which each finds what it builds on. Raises UserError for an unknown arm."""
+    unknown = [name for name in arms if name not in ARMS]
+    if unknown:
+        raise UserError(f"--arms: {', '.join(unknown)} is none of {', '.join(ARMS)}")
+    out.mkdir(parents=True, exist_ok=True)
+    order = list(ARMS)
+    chosen = sorted(dict.fromkeys(arms), key=order.index)
+    return [Run(arm, seed, out.resolve() / f"{arm}-seed{seed}") for arm in chosen for seed in seeds]
+
+
+def done(run: Run, overrides: Sequence[str], console: Console) -> bool:
+    """Runs what is not finished; whether it is then."""
+    if run.finished:
+        return True
+    command = run.command(overrides)
+    log = run.folder.with_name(run.folder.name + ".log")
+    console.print(f"{run.folder.name}: running, log {log}", highlight=False, soft_wrap=True)
+    with log.open("a", encoding="utf-8") as file:
+        status = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, check=False).returncode
+    if not run.finished:
+        console.print(f"{run.folder.name}: failed with status {status}, see its log", highlight=False, soft_wrap=True)
+    return run.finished
+
+
+def _finished(run: Run) -> Run:
+    if not run.finished:
+        raise UserError(f"{run.folder} is not a finished run: run the arm {run.arm!r} with seed {run.seed} first")
+    return run
+
+
+def _seconds(run: Run, phase: str) -> float:
+    summary = json.loads((_finished(run).folder / "summary.json").read_text(encoding="utf-8"))
+    return float(summary["seconds"][phase])
+
+
+def _epochs_of_equal_time(run: Run) -> float:
+    """Epochs of stage "policy" that take as long as the RL of the same seed, by the speed of its warm start.
+
+    The table has the seconds that both really took.
+    """
+    sft = SFTConfig()
+    epoch_s = _seconds(run.sibling(WARM), "warm start") / (sft.epochs + _REGIONS_COST * sft.regions_epochs)
+    return max(0.1, _seconds(run.sibling("rl"), "reinforcement learning") / epoch_s)
+
+
+ARMS_POLICY: Final[Mapping[str, str]] = {name: arm.policy for name, arm in ARMS.items()}
+
+
+def _parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(prog="python -m benchmarks.learning", description=(__doc__ or "").split("\n")[0])
+    made.add_argument("--out", required=True, metavar="DIR", help="folder of the runs and the table")
+    made.add_argument("--arms", default="warm,rl,more_sft,no_warm_start", metavar="NAMES", help="(%(default)s)")
+    made.add_argument("--seeds", default="0,1,2", metavar="N[,N]", help="one run an arm and seed (%(default)s)")
+    made.add_argument("--table", action="store_true", help="run nothing, only judge what is finished")
+    made.add_argument("overrides", nargs="*", help="as learner.main takes them, for every run")
+    return made
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,101 @@
+"""How a run is ended from outside: SIGTERM and SIGINT finish what can be finished, save, and end within a minute.
+
+Contract: the first signal lets the step under way end (`GRACE_S`), which is then saved; where nothing is to be saved,
+or the step takes longer, the run ends at once and its newest checkpoint stays. The second signal ends the process
+without another word. The main thread alone is interrupted, by KeyboardInterrupt: the one exception that Ray passes on
+out of its waits. `Signals` makes an `Interrupted` of it at its end.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any
+
+GRACE_S = 40.0
+"""What a step under way may still take."""
+SAVE_S = 52.0
+"""When a checkpoint has to be written, since the signal."""
+LIMIT_S = 58.0
+"""When the process is gone, whatever hangs."""
+
+
+class Interrupted(BaseException):
+    """A signal has ended the run; `status` is the process's exit status, as shells count it."""
+
+    def __init__(self, signum: int, what_stays: str) -> None:
+        super().__init__(f"{signal.Signals(signum).name}: {what_stays}")
+        self.status = 128 + signum
+
+
+class Signals:
+    """While it is entered, SIGTERM and SIGINT end the run as the module says. For the main thread."""
+
+    def __init__(self, grace_s: float = GRACE_S, save_s: float = SAVE_S, limit_s: float = LIMIT_S) -> None:
+        self._grace_s, self._save_s, self._limit_s = grace_s, save_s, limit_s
+        self._before: dict[int, Any] = {}
+        self._signum: int | None = None
+        self._since = 0.0
+        self._finishing = False
+        self._stays = "nothing was under way that could be saved"
+
+    def __enter__(self) -> Signals:
+        self.install()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        for signum, handler in self._before.items():
+            signal.signal(signum, handler)
+        if self._signum is not None and isinstance(error, KeyboardInterrupt):
+            raise Interrupted(self._signum, self._stays) from None
+
+    def install(self) -> None:
+        """Takes the signals; call it again after `ray.init`, which takes SIGTERM for itself."""
+        for signum, handler in ((signal.SIGTERM, self._asked), (signal.SIGINT, self._asked), (signal.SIGALRM, _end)):
+            before = signal.signal(signum, handler)
+            self._before.setdefault(signum, before)
+
+    @contextmanager
+    def finishing_steps(self) -> Iterator[None]:
+        """Within the block a signal waits for `leave_if_asked`, `grace_s` at most; outside it acts at once."""
+        self._finishing = True
+        try:
+            yield
+        finally:
+            self._finishing = False
+
+    def leave_if_asked(self, save: Callable[[], Path]) -> None:
+        """At a place where the run can be saved: after a signal saves it and ends the run."""
+        if self._signum is None:
+            return
+        self._stays = "the checkpoint could not be written in time; the one before stays"
+        signal.setitimer(signal.ITIMER_REAL, max(1.0, self._since + self._save_s - time.monotonic()))
+        saved = save()
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        self._stays = f"the step under way was finished and saved: {saved}"
+        raise KeyboardInterrupt
+
+    def _asked(self, signum: int, frame: FrameType | None) -> None:
+        if self._signum is not None:
+            signal.signal(signum, signal.SIG_DFL)
+            os.kill(os.getpid(), signum)
+        self._signum, self._since = signum, time.monotonic()
+        # The last resort, should anything hang on the way out.
+        last = threading.Timer(self._limit_s, os._exit, [128 + signum])
+        last.daemon = True
+        last.start()
+        if not self._finishing:
+            raise KeyboardInterrupt
+        self._stays = f"the step under way did not end within {self._grace_s:g} s; the newest checkpoint stays"
+        signal.setitimer(signal.ITIMER_REAL, self._grace_s)
+
+
+def _end(signum: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
