@@ -186,6 +186,7 @@ class ReportRL(Algorithm):  # type: ignore[misc]
             "seconds_reward_wait": min(sampled - started, batch.reward_wait_s),
             "seconds_update": updated - sampled,
             "seconds_sync": ended - updated + batch.sync_s,
+            "seconds_step": wall,
             "samples_per_second": len(trajectories) / wall,
             **{f"idle_{role}": 1.0 - share for role, share in busy.items()},
         }
