@@ -51,7 +51,7 @@ ARMS: Final[Mapping[str, Arm]] = {
     WARM: Arm(("stage=warm_start",), warm=False, policy="sft"),
     "rl": Arm(_NO_SFT),
     MORE_SFT: Arm(("stage=warm_start", "learner.sft.regions_epochs=0", f"learner.sft.lr={_MORE_SFT_LR}"), policy="sft"),
-    "no_warm_start": Arm(_NO_SFT, warm=False),
+    "no_warm_start": Arm((*_NO_SFT, "learner.rl.stop.max_kl=null"), warm=False),
     "rloo": Arm((*_NO_SFT, "learner.rl.advantage=rloo")),
     "dr_grpo": Arm((*_NO_SFT, "learner.rl.advantage=dr_grpo", "learner.rl.reduction=constant")),
     "ppo": Arm((*_NO_SFT, "learner.rl.advantage=ppo")),
@@ -90,7 +90,8 @@ class Run:
         arm = ARMS[self.arm]
         own = [f"seed={self.seed}", f"output_dir={self.folder}"]
         if self.arm != WARM:
-            own.append("evaluation.controls=false")
+            # Every run to its end, also one that the automatic stop would end: it is to be judged, not spared.
+            own += ["evaluation.controls=false", "learner.rl.stop.patience=null"]
         if arm.warm:
             own.append(f"start={_finished(self.sibling(WARM)).folder}")
         if self.arm == MORE_SFT:
