@@ -150,19 +150,20 @@ def _finished(run: Run) -> Run:
     return run
 
 
-def _seconds(run: Run, phase: str) -> float:
-    summary = json.loads((_finished(run).folder / "summary.json").read_text(encoding="utf-8"))
-    return float(summary["seconds"][phase])
+def _least_seconds(run: Run, phase: str) -> float:
+    """Seconds of a phase in the seed of this arm that other work on the machine disturbed least."""
+    finished = _finished(run).folder.parent.glob(f"{run.arm}-seed*/summary.json")
+    return min(float(json.loads(path.read_text(encoding="utf-8"))["seconds"][phase]) for path in finished)
 
 
 def _epochs_of_equal_time(run: Run) -> float:
-    """Epochs of stage "policy" that take as long as the RL of the same seed, by the speed of its warm start.
+    """Epochs of stage "policy" that take as long as RL, by the speed of the warm start.
 
     The table has the seconds that both really took.
     """
     sft = SFTConfig()
-    epoch_s = _seconds(run.sibling(WARM), "warm start") / (sft.epochs + _REGIONS_COST * sft.regions_epochs)
-    return max(0.1, _seconds(run.sibling("rl"), "reinforcement learning") / epoch_s)
+    epoch_s = _least_seconds(run.sibling(WARM), "warm start") / (sft.epochs + _REGIONS_COST * sft.regions_epochs)
+    return max(0.1, _least_seconds(run.sibling("rl"), "reinforcement learning") / epoch_s)
 
 
 ARMS_POLICY: Final[Mapping[str, str]] = {name: arm.policy for name, arm in ARMS.items()}
