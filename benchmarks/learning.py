@@ -23,10 +23,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from omegaconf import OmegaConf
 from rich.console import Console
 
 from benchmarks import learning_table
-from configs.schema import SFTConfig
 from rrg.errors import UserError
 
 WARM: Final = "warm"
@@ -150,20 +150,31 @@ def _finished(run: Run) -> Run:
     return run
 
 
-def _least_seconds(run: Run, phase: str) -> float:
-    """Seconds of a phase in the seed of this arm that other work on the machine disturbed least."""
-    finished = _finished(run).folder.parent.glob(f"{run.arm}-seed*/summary.json")
-    return min(float(json.loads(path.read_text(encoding="utf-8"))["seconds"][phase]) for path in finished)
-
-
 def _epochs_of_equal_time(run: Run) -> float:
-    """Epochs of stage "policy" that take as long as RL, by the speed of the warm start.
-
-    The table has the seconds that both really took.
+    """Epochs of stage "policy" that take as long as the RL steps, by the speed of the warm start; both of the seed that
+    other work on the machine disturbed least. The table has the seconds that the phases really took.
     """
-    sft = SFTConfig()
-    epoch_s = _least_seconds(run.sibling(WARM), "warm start") / (sft.epochs + _REGIONS_COST * sft.regions_epochs)
-    return max(0.1, _least_seconds(run.sibling("rl"), "reinforcement learning") / epoch_s)
+    warm, rl = run.sibling(WARM), run.sibling("rl")
+    config = OmegaConf.load(_finished(warm).folder / "config.yaml")
+    sft = config.learner.sft
+    epoch_s = min(map(_sft_seconds, _seeds_of(warm))) / (sft.epochs + _REGIONS_COST * sft.regions_epochs)
+    return max(0.1, min(map(_rl_seconds, _seeds_of(_finished(rl)))) / epoch_s)
+
+
+def _seeds_of(run: Run) -> list[Path]:
+    """The folders of all finished runs of the arm."""
+    return [path.parent for path in run.folder.parent.glob(f"{run.arm}-seed*/summary.json")]
+
+
+def _sft_seconds(folder: Path) -> float:
+    # Of a resumed run the last part alone: then the control gets more epochs than it should, never fewer.
+    summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    return float(summary["seconds"]["warm start"])
+
+
+def _rl_seconds(folder: Path) -> float:
+    rows = map(json.loads, (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines())
+    return sum(row["seconds_step"] for row in rows if row["phase"] == "rl")
 
 
 ARMS_POLICY: Final[Mapping[str, str]] = {name: arm.policy for name, arm in ARMS.items()}

@@ -70,9 +70,13 @@ def test_more_sft_gets_as_many_epochs_as_the_rl_of_its_seed_took_time(tmp_path: 
     assert list(runs) == ["warm", "rl", "more_sft"]
     with pytest.raises(UserError, match="run the arm 'warm' with seed 3 first"):
         runs["rl"].command([])
-    for arm, seconds in {"warm": {"warm start": 620.0}, "rl": {"reinforcement learning": 200.0}}.items():
+    for arm in ("warm", "rl"):
         runs[arm].folder.mkdir()
-        (runs[arm].folder / "summary.json").write_text(json.dumps({"seconds": seconds}))
+    (runs["warm"].folder / "config.yaml").write_text("learner: {sft: {epochs: 5.0, regions_epochs: 2.0}}\n")
+    (runs["warm"].folder / "summary.json").write_text(json.dumps({"seconds": {"warm start": 620.0}}))
+    (runs["rl"].folder / "summary.json").write_text("{}")
+    steps = [{"phase": "rl", "step": step, "seconds_step": 10.0} for step in range(20)]
+    (runs["rl"].folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in steps))
     command = runs["more_sft"].command(["+exp=smoke"])
     assert "learner.sft.epochs=2.00" in command  # 620 s for 5 epochs and 2 of the cheaper stage: 100 s an epoch
     assert f"start={runs['warm'].folder}" in command
