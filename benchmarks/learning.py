@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from benchmarks import learning_table
@@ -156,6 +156,7 @@ def _epochs_of_equal_time(run: Run) -> float:
     """
     warm, rl = run.sibling(WARM), run.sibling("rl")
     config = OmegaConf.load(_finished(warm).folder / "config.yaml")
+    assert isinstance(config, DictConfig)
     sft = config.learner.sft
     epoch_s = min(map(_sft_seconds, _seeds_of(warm))) / (sft.epochs + _REGIONS_COST * sft.regions_epochs)
     return max(0.1, min(map(_rl_seconds, _seeds_of(_finished(rl)))) / epoch_s)
@@ -174,7 +175,7 @@ def _sft_seconds(folder: Path) -> float:
 
 def _rl_seconds(folder: Path) -> float:
     rows = map(json.loads, (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines())
-    return sum(row["seconds_step"] for row in rows if row["phase"] == "rl")
+    return float(sum(row["seconds_step"] for row in rows if row["phase"] == "rl"))
 
 
 ARMS_POLICY: Final[Mapping[str, str]] = {name: arm.policy for name, arm in ARMS.items()}
