@@ -159,7 +159,7 @@ def _epochs_of_equal_time(run: Run) -> float:
     assert isinstance(config, DictConfig)
     sft = config.learner.sft
     epoch_s = min(map(_sft_seconds, _seeds_of(warm))) / (sft.epochs + _REGIONS_COST * sft.regions_epochs)
-    return max(0.1, min(map(_rl_seconds, _seeds_of(_finished(rl)))) / epoch_s)
+    return float(max(0.1, min(map(_rl_seconds, _seeds_of(_finished(rl)))) / epoch_s))
 
 
 def _seeds_of(run: Run) -> list[Path]:
