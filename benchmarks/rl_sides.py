@@ -171,15 +171,17 @@ class Shape:
 
 def needed_flops(shape: Shape, prompts: Sequence[int], samples: int, tokens: int, minibatches: int) -> dict[str, int]:
     """Operations of one step, by phase, that no implementation can do without: a study's prompt is read once for all
-    its samples when they are generated, padding is not counted. `tokens`: of every sample.
+    its samples, padding is not counted. `tokens`: of every sample.
 
-    The learner reads prompt and sample: once for the reference, once for the policy before the update (from the second
-    mini-batch on), and once, three times the operations, for the gradient.
+    The learner reads prompts and samples: once for the reference, once for the policy before the update (from the
+    second mini-batch on), and once, three times the operations, for the gradient.
     """
     generate = sum(
         shape.forward(0, prompt, 1) + samples * shape.forward(prompt, prompt + tokens - 1, tokens - 1)
         for prompt in prompts
     )
-    read = sum(samples * shape.forward(0, prompt + tokens - 1, tokens) for prompt in prompts)
+    read = sum(
+        shape.forward(0, prompt, 0) + samples * shape.forward(prompt, prompt + tokens - 1, tokens) for prompt in prompts
+    )
     constants = read + round(read * (minibatches - 1) / minibatches)
     return {"generate": generate, "constants": constants, "forward_backward": 3 * read}

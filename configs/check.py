@@ -30,6 +30,8 @@ COMPONENTS = {
 }
 DATA_FORMATS = ("rendered_openi", "r2gen", "mimic_cxr", "openi", "kaggle", "rexrank", "jsonl", "csv")
 _COMPOSITES = ("embedded", "radcliq_v1", "radcliq_v0")
+# Below it sampling is greedy in all but name.
+MIN_TEMPERATURE = 0.05
 
 
 def check(cfg: Config) -> None:
@@ -75,6 +77,11 @@ def _ranges(cfg: Config) -> Iterator[str]:
     for name, value in positive.items():
         if value <= 0:
             yield f"{name}={value}: must be above 0"
+    if 0 < cfg.rollout.temperature < MIN_TEMPERATURE:
+        yield (
+            f"rollout.temperature={cfg.rollout.temperature}: must be at least {MIN_TEMPERATURE}, or the reports of a "
+            "study are all alike and log-probs, divided by it, tell rounding; the evaluations are greedy whatever it is"
+        )
     for name, share in {
         "learner.sft.abnormal_fraction": cfg.learner.sft.abnormal_fraction,
         "model.dropout": cfg.model.dropout,

@@ -16,6 +16,8 @@ TOKEN_ADVANTAGES = ("reinforce_pp", "ppo")
 ADVANTAGES = (*GROUP_ADVANTAGES, "scst", *TOKEN_ADVANTAGES)
 SURROGATES = ("ppo_clip", "gspo", "cispo", "reinforce")
 REDUCTIONS = ("tokens", "sequences", "constant")
+# The proportional error by which kl.coef is adapted is cut to this (Ziegler et al. 2019, arXiv:1909.08593).
+KL_ERROR_LIMIT = 0.2
 # What the evaluations on validation studies measure: what may stop a run, and what may choose the best checkpoint.
 STOP_MEASURES = ("finding_f1", "abnormal_reward", "unique", "shuffle_gap")
 BEST_MEASURES = ("reward", *STOP_MEASURES, "bleu4")
@@ -31,7 +33,7 @@ def check_rl(cfg: Config) -> Iterator[str]:
         return
     yield from _advantage(cfg)
     yield from _surrogate(rl)
-    yield from _kl(rl)
+    yield from _kl(cfg)
     yield from _correction(cfg)
 
 
@@ -116,6 +118,11 @@ def _advantage(cfg: Config) -> Iterator[str]:
             f"reward.relative_to_constant with learner.rl.advantage={rl.advantage} changes nothing: the reports of a "
             f"study are compared with each other already; leave it out, or use {' or '.join(TOKEN_ADVANTAGES)}"
         )
+    if rl.advantage == "ppo" and rl.value.coef == 0:
+        yield (
+            "learner.rl.value.coef=0 with learner.rl.advantage=ppo: the value head would learn nothing; set it above "
+            "0, or advantage=reinforce_pp, which does without"
+        )
     if rl.advantage != "ppo" and rl.value != ValueConfig():
         yield (
             f"learner.rl.value with learner.rl.advantage={rl.advantage}: only ppo has a value head; leave it out, or "
@@ -147,8 +154,8 @@ def _surrogate(rl: RLConfig) -> Iterator[str]:
         )
 
 
-def _kl(rl: RLConfig) -> Iterator[str]:
-    kl = rl.kl
+def _kl(cfg: Config) -> Iterator[str]:
+    rl, kl = cfg.learner.rl, cfg.learner.rl.kl
     if kl.place == "loss" and kl.estimator == "k1":
         yield (
             "learner.rl.kl.estimator=k1 with kl.place=loss: its gradient is zero on average and would hold nothing; "
@@ -159,10 +166,22 @@ def _kl(rl: RLConfig) -> Iterator[str]:
             f"learner.rl.kl.estimator={kl.estimator} with kl.place=reward: only k1 gives the gradient of the KL there; "
             "set kl.estimator=k1"
         )
+    if kl.place == "reward" and rl.advantage == "grpo":
+        yield (
+            "learner.rl.kl.place=reward with learner.rl.advantage=grpo: where a study's rewards are all alike, its "
+            "spread is the noise of the KL, and divided by it that noise is as large as any advantage; set "
+            "advantage=dr_grpo, rloo or reinforce_pp_baseline, or kl.place=loss"
+        )
     if kl.target is not None and kl.place == "off":
         yield "learner.rl.kl.target with kl.place=off: there is no coefficient to adapt; set kl.place, or target=null"
     if kl.target is not None and kl.place != "off" and kl.coef == 0:
         yield "learner.rl.kl.target with kl.coef=0: it is adapted by factors and would stay 0; set kl.coef above 0"
+    episodes = rl.studies_per_step * cfg.rollout.samples_per_study
+    if kl.target is not None and kl.horizon <= KL_ERROR_LIMIT * episodes:
+        yield (
+            f"learner.rl.kl.horizon={kl.horizon} with {episodes} reports a step: must be above a fifth of them, or one "
+            "step could take the coefficient below 0; set it to what a few steps sample, at least"
+        )
 
 
 def _correction(cfg: Config) -> Iterator[str]:

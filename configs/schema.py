@@ -227,7 +227,7 @@ class KLConfig:
     estimator: str = "k2"
     coef: float = 0.02
     # Adaptive coefficient: it rises and falls so that the KL (nats a token) comes to `target`, at most by a fifth of
-    # `studies / horizon` a step; null: constant.
+    # `reports of a step / horizon` a step; null: constant.
     target: float | None = None
     horizon: int = 2000
 
@@ -244,11 +244,13 @@ class CorrectionConfig:
 
 @dataclass
 class ValueConfig:
-    # advantage=ppo: discount and lambda of GAE, weight of the value head's loss, clip of its change, its learning rate
-    # as a multiple of the policy's.
+    # advantage=ppo: discount and lambda of GAE (below 1 a report's reward reaches its last tokens first, and an ending
+    # is blamed for all that the value head does not know yet), weight of the value head's loss (small, as the head
+    # shares the policy's clipping norm and nothing else: learner.objectives.loss), clip of its change, its learning
+    # rate as a multiple of the policy's.
     gamma: float = 1.0
-    gae_lambda: float = 0.95
-    coef: float = 0.5
+    gae_lambda: float = 1.0
+    coef: float = 0.01
     clip: float = 0.2
     lr_scale: float = 10.0
 
@@ -256,13 +258,17 @@ class ValueConfig:
 @dataclass
 class StopConfig:
     # The run stops with a reason when a step's mean KL (k3, nats a token) or mean gap between the learner's and the
-    # engine's log-probs is above its limit (null: no limit) ...
+    # engine's log-probs, of tokens by the step's own weights, is above its limit (null: no limit) ...
     max_kl: float | None = 1.0
     max_logprob_gap: float | None = 0.05
     # ... when the mean reward of `window` steps lies `collapse` standard deviations (of the first `window` steps'
     # samples) below that of the first ones ...
     window: int = 5
     collapse: float | None = 2.0
+    # ... when at `max_failed_steps` steps in a row a larger share of the samples than `max_failed` has no score (null:
+    # never; such steps teach little or nothing, and count as steps) ...
+    max_failed: float | None = 0.5
+    max_failed_steps: int = 3
     # ... or when at `patience` evaluations in a row a measure of the validation studies has declined against the warm
     # start by more than its 95 % interval (null: never): "finding_f1", "abnormal_reward", "unique", "shuffle_gap".
     patience: int | None = 2
@@ -298,7 +304,8 @@ class RLConfig:
     # Weight of the warm start's losses of the regions (findings, significance, boxes), kept on in RL; 0: off.
     region_weight: float = 0.5
     abnormal_fraction: float = 0.8
-    # Every so many steps greedy reports of some validation studies are measured (0: never).
+    # Every so many steps greedy reports of some validation studies are measured (0: never; then stop.patience and
+    # keep_best have nothing to go by).
     evaluate_every: int = 5
     evaluate_studies: int = 96
     stop: StopConfig = field(default_factory=StopConfig)
@@ -319,7 +326,7 @@ class LearnerConfig:
     offload: bool = False
     grad_clip: float = 1.0
     betas: tuple[float, float] = (0.9, 0.95)
-    # Most tokens (prompt + report, padding included) of one micro-batch.
+    # Most tokens of one micro-batch that are computed (prompts and reports; padding, where there is some, included).
     micro_batch_tokens: int = 4096
     # ... and most reports of one: the budget does not know what images cost. Lower it for a trained backbone (RAD-DINO
     # keeps about a gigabyte an image for the backward pass).

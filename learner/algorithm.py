@@ -36,8 +36,10 @@ from rrg.data import load_studies
 from rrg.errors import UserError
 
 Progress = Callable[[int, int, Mapping[str, float]], None]
-# Steps of the warm start that one call to the ranks does: progress is shown between calls.
+# Steps of the warm start that one call to the ranks does at most, and how long it may take (s): progress is shown
+# between calls, and a signal waits for the end of one.
 WARM_START_CHUNK = 10
+WARM_START_CHUNK_S = 10.0
 # How long actors that are asked to end may take (s), before they are killed.
 STOP_S = 5.0
 
@@ -135,10 +137,12 @@ class ReportRL(Algorithm):  # type: ignore[misc]
             self._phase, self._warm_step = state.phase, state.step
         self.learner_group.begin_warm_start(checkpoint)
         total, every = self.learner_group.warm_start_total, self._cfg.learner.sft.checkpoint_every
+        chunk = 1
         while self._warm_step < total:
-            first = self._warm_step
+            first, started = self._warm_step, time.perf_counter()
             until_due = every - first % every if every else total
-            steps = self.learner_group.warm_start_steps(first, min(WARM_START_CHUNK, total - first, until_due))
+            steps = self.learner_group.warm_start_steps(first, min(chunk, total - first, until_due))
+            chunk = steps_within(WARM_START_CHUNK_S, (time.perf_counter() - started) / len(steps))
             self._warm_step += len(steps)
             self._phase = "policy" if steps[-1]["stage"] else "regions"
             for done, metrics in enumerate(steps, start=first + 1):
@@ -256,7 +260,13 @@ class ReportRL(Algorithm):  # type: ignore[misc]
     def _adapt_kl(self, metrics: Mapping[str, float]) -> None:
         rl = self._cfg.learner.rl
         if rl.kl.target is not None and "kl_k3" in metrics:  # a step of which every sample failed has no KL
-            self._kl_coef = adapt_kl(self._kl_coef, metrics["kl_k3"], rl.kl.target, rl.kl.horizon, rl.studies_per_step)
+            episodes = rl.studies_per_step * self._cfg.rollout.samples_per_study
+            self._kl_coef = adapt_kl(self._kl_coef, metrics["kl_k3"], rl.kl.target, rl.kl.horizon, episodes)
+
+
+def steps_within(limit_s: float, step_s: float) -> int:
+    """Steps of the warm start for the next call, when one takes `step_s`: at least one, at most `WARM_START_CHUNK`."""
+    return max(1, min(WARM_START_CHUNK, int(limit_s / step_s)))
 
 
 def _better(best: Best | None, measure: str | None, metrics: Mapping[str, float], step: int) -> Best | None:

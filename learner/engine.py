@@ -8,6 +8,7 @@ rounding.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from configs.schema import LearnerConfig
+from rrg.errors import RunStoppedError
 
 
 def device_of(learner: LearnerConfig) -> torch.device:
@@ -108,13 +110,21 @@ def backward_sum(engine: Any, loss: Tensor) -> None:
 def optimizer_step(engine: Any, lr: float) -> dict[str, float]:
     """Clip, step and clear with learning rate `lr`; returns `lr` and, where DeepSpeed knows it, `grad_norm`.
 
-    DeepSpeed reports no norm at ZeRO stage 0 in float32.
+    DeepSpeed reports no norm at ZeRO stage 0 in float32. Raises RunStoppedError, on all ranks, where the gradient was
+    not finite: the parameters are of no more use then.
     """
     for group in engine.optimizer.param_groups:
         group["lr"] = lr * group["lr_scale"]
     engine.step()
     norm = engine.get_global_grad_norm()
+    if not (_parameters_finite(engine) if norm is None else 0.0 <= float(norm) < math.inf):  # -1: DeepSpeed's own mark
+        raise RunStoppedError("the gradient is not finite (the learning rate, learner.grad_clip, model.dtype)")
     return {"lr": lr} if norm is None else {"lr": lr, "grad_norm": float(norm)}
+
+
+def _parameters_finite(engine: Any) -> bool:
+    trained = [parameter.detach() for group in engine.optimizer.param_groups for parameter in group["params"]]
+    return bool(torch.stack([parameter.isfinite().all() for parameter in trained]).all())
 
 
 def reduce_over_ranks(values: dict[str, float], operation: str, device: torch.device) -> dict[str, float]:

@@ -30,6 +30,7 @@ from learner.progress import Show
 from learner.reinforce import reinforce
 from learner.rewards import connected, start_rewards
 from learner.run import Run
+from learner.sampler import require_studies
 from learner.stopping import Signals
 from learner.summary import (
     Summary,
@@ -81,7 +82,11 @@ def run_job(cfg: Config, run_dir: Path) -> None:
 def prepare_data(cfg: Config, show: Show) -> StudySet:
     """Reads the studies (rendering X-rays that are not cached yet) and prepares their images."""
     studies = load_studies(cfg.data, progress=show.advance)
-    validation_studies(cfg, studies)  # too few of them are told of now, not after the warm start
+    # Too few of them are told of now, not after the warm start.
+    validation_studies(cfg, studies)
+    rl = cfg.learner.rl
+    if cfg.stage == "all" and rl.steps:
+        require_studies(studies.split("train"), count=rl.studies_per_step, abnormal_fraction=rl.abnormal_fraction)
     make_store(cfg.data, cfg.model).prepare(list(studies), progress=show.advance)
     for problem in studies.problems[:10]:
         show.line(f"skipped: {problem.file}: {problem.field}: {problem.reason}")

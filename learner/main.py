@@ -17,9 +17,10 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from configs.load import register, resolve
+from configs.load import GROUPS, register, resolve
 from configs.schema import Config
 from learner import plan
+from learner.checkpoints import config_hash
 from learner.stopping import Interrupted
 from reward_server.errors import RewardError, RewardSetupError
 from rrg.errors import RunStoppedError, UserError
@@ -45,25 +46,38 @@ def main(raw: DictConfig) -> None:
 
 
 def of_run(run_dir: str, overrides: Sequence[str]) -> Config:
-    """The config with which the run in `run_dir` began, set to go on; a run that was to end with the warm start may go
-    on into RL (`stage=all`).
+    """The config with which the run in `run_dir` began, set to go on. `overrides` may change what leaves its numbers as
+    they are (`learner.checkpoints.config_hash`): where and on how many processes it runs, how far, how it is watched.
 
     Raises:
-        UserError: there is no run, or `overrides` name a field that a resumed run cannot change.
+        UserError: there is no run, or `overrides` would make it another one.
     """
     path = Path(run_dir) / "config.yaml"
     if not path.is_file():
         raise UserError(f"resume: {path} does not exist; resume=DIR must be the directory of an earlier run")
     earlier = OmegaConf.load(path)
     assert isinstance(earlier, DictConfig)
-    further = ["stage=all"] if earlier.get("stage") == "warm_start" else []
-    free = ("resume", "dry_run", "debug")
-    other = [text for text in overrides if text.lstrip("+").split("=")[0] not in free and text not in further]
-    if other:
-        raise UserError(f"resume: a run goes on with its own config ({path}); leave out {', '.join(other)}")
+    given = [text for text in overrides if text.lstrip("+").split("=")[0] not in ("resume", "dry_run", "debug")]
+    refusal = UserError(
+        f"resume: a run goes on with its own config ({path}), but for fields that leave its numbers as they are "
+        f"(learner.rl.steps, learner.num_ranks, rollout.num_actors, ...); leave out {', '.join(given)}"
+    )
+    if any(text.lstrip("+~").split("=")[0] in (*GROUPS, "exp") for text in given):
+        raise refusal
     merged = OmegaConf.merge(earlier, OmegaConf.from_dotlist([text.lstrip("+") for text in overrides]))
     assert isinstance(merged, DictConfig)
-    return resolve(merged)
+    config = resolve(merged)
+    if given and _identity(config) != _identity(resolve(earlier), config.stage):
+        raise refusal
+    return config
+
+
+def _identity(cfg: Config, asked: str | None = None) -> tuple[object, ...]:
+    """What a resumed run must have in common with the earlier one. A run that was to end with the warm start may go on
+    into RL, if that is `asked`."""
+    stage = "all" if cfg.stage == "warm_start" and asked == "all" else cfg.stage
+    # Optimizer states of one ZeRO stage are no use to another.
+    return config_hash(cfg), stage, cfg.start, cfg.name, cfg.output_dir, cfg.learner.zero_stage
 
 
 def run(cfg: Config) -> None:

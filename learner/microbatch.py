@@ -18,7 +18,7 @@ from torch import Tensor
 
 from actors.trajectory import Trajectory
 from configs.schema import LearnerConfig
-from learner.batching import micro_batch_rounds
+from learner.batching import Round, micro_batch_rounds, study_rounds
 from learner.sft_data import RegionTargets
 from rrg.model.policy import PolicyInputs
 
@@ -64,17 +64,14 @@ def lay_out(
     world_size: int,
     load_inputs: LoadInputs,
     load_targets: LoadTargets | None,
+    shared_prompts: bool,
 ) -> list[MicroBatch]:
     """This rank's micro-batches of a mini-batch, whose samples have the places `part` in `samples`.
 
+    `shared_prompts`: the policy computes a study's prompt once a micro-batch, and no padding.
     A rank without samples in a round computes another rank's with weight zero, for collective calls must line up.
     """
-    rounds = micro_batch_rounds(
-        [samples[i].prompt_length + len(samples[i].token_ids) for i in part],
-        token_budget=learner.micro_batch_tokens,
-        most=learner.micro_batch_sequences,
-        world_size=world_size,
-    )
+    rounds = _rounds([samples[i] for i in part], learner, world_size, shared_prompts)
     first = {samples[i].study_id: i for i in reversed(part)}
     made = []
     for shares in rounds:
@@ -87,6 +84,18 @@ def lay_out(
             micro = replace(micro, targets=_counting(load_targets(studies), counts))
         made.append(micro)
     return made
+
+
+def _rounds(
+    samples: Sequence[Trajectory], learner: LearnerConfig, world_size: int, shared_prompts: bool
+) -> list[Round]:
+    prompts, lengths = [t.prompt_length for t in samples], [len(t.token_ids) for t in samples]
+    budget, most = learner.micro_batch_tokens, learner.micro_batch_sequences
+    if shared_prompts:
+        studies = [t.study_id for t in samples]
+        return study_rounds(studies, prompts, lengths, token_budget=budget, most=most, world_size=world_size)
+    whole = [prompt + length for prompt, length in zip(prompts, lengths, strict=True)]
+    return micro_batch_rounds(whole, token_budget=budget, most=most, world_size=world_size)
 
 
 def _assemble(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -33,23 +33,39 @@ def judge_steps(steps: Sequence[Row], settings: StopConfig) -> Stop | None:
     broken = [name for name, value in last.items() if isinstance(value, float) and not math.isfinite(value)]
     if broken:
         return Stop(f"{', '.join(broken)}: not a finite number", sound=False)
-    # Of reports by older weights the gap tells how far the policy has moved since; the actors' canary compares theirs.
-    max_gap = None if last.get("staleness_max", 0.0) > 0.0 else settings.max_logprob_gap
+    # The gap of tokens by the step's own weights: that of older ones tells how far the policy has moved since.
     limits = (
         ("kl_k3", settings.max_kl, "the policy has left the warm start", "max_kl"),
-        ("logprob_gap_mean", max_gap, "learner and rollout engine disagree", "max_logprob_gap"),
+        ("logprob_gap_fresh_mean", settings.max_logprob_gap, "learner and rollout engine disagree", "max_logprob_gap"),
     )
     for name, limit, meaning, field in limits:
         if limit is not None and last.get(name, 0.0) > limit:
             return Stop(f"{name} is {last[name]:.4g}: {meaning} (learner.rl.stop.{field}={limit:g})")
-    reason = None if settings.collapse is None else _collapse(steps, settings.window, settings.collapse)
-    return None if reason is None else Stop(reason)
+    for reason in (_failed(steps, settings), _collapse(steps, settings.window, settings.collapse)):
+        if reason is not None:
+            return Stop(reason)
+    return None
 
 
-def _collapse(steps: Sequence[Row], window: int, limit: float) -> str | None:
+def _failed(steps: Sequence[Row], settings: StopConfig) -> str | None:
+    """Steps go by without teaching anything where the scores stay away."""
+    limit, recent = settings.max_failed, steps[-settings.max_failed_steps :]
+    if limit is None or len(recent) < settings.max_failed_steps:
+        return None
+    shares = [step.get("failed", 0.0) / max(1.0, step.get("samples", 0.0)) for step in recent]
+    if min(shares) <= limit:
+        return None
+    return (
+        f"{shares[-1]:.0%} of the samples failed, and too many in each of the last {len(recent)} steps: are the reward "
+        "servers away or too slow (reward.timeout_s, reward.num_workers)? The rollout actors' logs say why "
+        f"(learner.rl.stop.max_failed={limit:g}, .max_failed_steps)"
+    )
+
+
+def _collapse(steps: Sequence[Row], window: int, limit: float | None) -> str | None:
     """Compares the means of the first and the last `window` steps, in deviations of the first ones' samples."""
     scored = [step for step in steps if "reward_mean" in step]  # a step of which every sample failed has none
-    if len(scored) < 2 * window:
+    if limit is None or len(scored) < 2 * window:
         return None
     means, spreads = (np.array([step[name] for step in scored[:window]]) for name in ("reward_mean", "reward_std"))
     # The variance of all samples of the window: within its steps, and between them.
@@ -64,12 +80,12 @@ def _collapse(steps: Sequence[Row], window: int, limit: float) -> str | None:
 
 
 def judge_validations(validations: Sequence[Row], settings: StopConfig) -> Stop | None:
-    """Whether one of `settings.measures` has declined at each of the last `patience` validations after the first.
+    """Whether one of `settings.measures` has declined at each of the last `patience` validations of RL.
 
     A measure has declined where the upper end of its paired interval against the warm start lies below 0.
     """
     patience = settings.patience
-    later = validations[1:]
+    later = _of_rl(validations)
     if patience is None or len(later) < patience:
         return None
     for name in settings.measures:
@@ -82,10 +98,21 @@ def judge_validations(validations: Sequence[Row], settings: StopConfig) -> Stop 
     return None
 
 
+def judge_record(steps: Sequence[Row], validations: Sequence[Row], settings: StopConfig) -> Stop | None:
+    """Whether what a resumed run has recorded is a reason not to go on. Servers that were away may be back."""
+    settings = replace(settings, max_failed=None)
+    return (judge_steps(steps, settings) if steps else None) or judge_validations(validations, settings)
+
+
 def is_best(validations: Sequence[Row], measure: str) -> bool:
-    """Whether the last validation has the highest `measure` of those after the first, which is the warm start's."""
-    values = [row[measure] for row in validations[1:] if measure in row]
-    return measure in validations[-1] and len(validations) > 1 and values[-1] > max(values[:-1], default=-math.inf)
+    """Whether the last validation has the highest `measure` of those of RL; that of step 0 is the warm start's."""
+    later = _of_rl(validations)
+    values = [row[measure] for row in later if measure in row]
+    return bool(later) and measure in later[-1] and values[-1] > max(values[:-1], default=-math.inf)
+
+
+def _of_rl(validations: Sequence[Row]) -> list[Row]:
+    return [row for row in validations if row["step"] > 0]
 
 
 def fingerprint(description: Description) -> Fingerprint:

@@ -14,13 +14,10 @@ from pathlib import Path
 
 from configs.schema import Config
 from learner.evaluation.controls import best_constant
-from learner.evaluation.measures import Scorer
+from learner.evaluation.measures import PAIRS_AT_ONCE, Scorer
 from learner.files import write_whole
 from reward_server.spec import reward_from_components
 from rrg.data import StudySet
-
-# Pairs of one request: it has a deadline (reward.timeout_s).
-_CHUNK = 256
 
 Progress = Callable[[str, int, int], None]
 
@@ -37,8 +34,8 @@ def reward_offsets(
     reward = partial(reward_from_components, cfg=cfg.reward)
     constant = best_constant(train, train[:1], score, reward, cfg.evaluation, cfg.seed)[0]
     offsets: dict[str, float] = {}
-    for first in range(0, len(train), _CHUNK):
-        part = train[first : first + _CHUNK]
+    for first in range(0, len(train), PAIRS_AT_ONCE):
+        part = train[first : first + PAIRS_AT_ONCE]
         scores = score([(study.target, constant) for study in part])
         offsets |= {study.id: reward(components) for study, components in zip(part, scores, strict=True)}
         progress("training studies", len(offsets), len(train))

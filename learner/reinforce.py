@@ -1,7 +1,8 @@
 """The phase of reinforcement learning: step, record, judge, save, validate; until its last step or a reason to stop.
 
 Contract: after any step the run can be saved and gone on with; a signal is heeded there (`learner.stopping`). A run
-that stops itself (`learner.monitor`) has its last step saved, if that is sound, and the reason in `stopped.json`.
+that stops itself (`learner.monitor`) has its last step saved, if that is sound, and the reason in `stopped.json`, until
+it is gone on with and comes to its end. What stopped a run stops it again when it is resumed with the same settings.
 """
 
 from __future__ import annotations
@@ -47,6 +48,8 @@ SHOWN_ASYNC = {
 SHOWN_VALIDATION = {
     name: name for name in ("reward", "abnormal_reward", "finding_f1", "shuffle_gap", "unique", "bleu4")
 }
+# What a run directory holds of the policy after the last step.
+OF_LAST_STEP = ("samples_rl.jsonl", "evidence_rl.jsonl", "per_study_rl.csv", "summary.json")
 
 
 def reinforce(run: Run) -> None:
@@ -65,6 +68,7 @@ def reinforce(run: Run) -> None:
         about = {"step": run.algo.rl_step, "reason": str(stopped), "checkpoint": checkpoint and str(checkpoint)}
         write_whole(run.folder / "stopped.json", json.dumps(about, indent=2) + "\n")
         raise
+    (run.folder / "stopped.json").unlink(missing_ok=True)
 
 
 def _steps(run: Run, validation: Validation | None) -> None:
@@ -72,6 +76,9 @@ def _steps(run: Run, validation: Validation | None) -> None:
     leave_if_asked = partial(run.signals.leave_if_asked, partial(_saved, run))
     _check_reward(run)
     _validate_if_due(run, validation)  # the warm start
+    _heed(run, monitor.judge_record(run.tracker.rows("rl"), _validations(run), rl.stop))
+    if algo.rl_step < rl.steps:
+        forget_evaluation(run.folder)
     while algo.rl_step < rl.steps:
         algo.train()
         run.tracker.log("rl", algo.rl_step, algo.step_metrics)
@@ -79,10 +86,16 @@ def _steps(run: Run, validation: Validation | None) -> None:
         _heed(run, monitor.judge_steps(run.tracker.rows("rl"), rl.stop))
         leave_if_asked()
         _check_reward(run)
-        _validate_if_due(run, validation)
         if algo.rl_step % rl.checkpoint_every == 0 or algo.rl_step == rl.steps:
             _saved(run)
+        _validate_if_due(run, validation)
         leave_if_asked()
+
+
+def forget_evaluation(folder: Path) -> None:
+    """Removes what was written of a policy that was evaluated at its last step, and now gets more of them."""
+    for name in OF_LAST_STEP:
+        (folder / name).unlink(missing_ok=True)
 
 
 def _tell(run: Run, metrics: Mapping[str, float]) -> None:
@@ -116,11 +129,16 @@ def _validate_if_due(run: Run, validation: Validation | None) -> None:
     rl, step = run.cfg.learner.rl, run.algo.rl_step
     if validation is None or step % rl.evaluate_every or any(row["step"] == step for row in _validations(run)):
         return
-    row = validation.measure(step)
+    try:
+        row = validation.measure(step)
+    except RewardError as error:  # as in a step: the run goes on without
+        run.show.line(f"  no validation after {step} RL steps: {escape(str(error))}")
+        return
+    # Before the record: a run that is killed between the two validates again, and would not know of the best otherwise.
+    if rl.keep_best is not None and monitor.is_best([*_validations(run), {"step": step, **row}], rl.keep_best):
+        run.algo.save_run(run.checkpoints, metrics=row)
     run.tracker.log("validation", step, row)
     run.show.line(f"  validation after {step} RL steps  {_line(SHOWN_VALIDATION, row)}")
-    if rl.keep_best is not None and monitor.is_best(_validations(run), rl.keep_best):
-        run.algo.save_run(run.checkpoints, metrics=row)
     _heed(run, monitor.judge_validations(_validations(run), rl.stop))
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import shutil
 from argparse import Namespace
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -32,13 +34,30 @@ def load_engine(engine: Any, checkpoint: Path, aside: Path, *, rank: int, univer
             _convert(checkpoint / TAG, aside / _UNIVERSAL_TAG)
         dist.barrier()
         folder, tag = aside, _UNIVERSAL_TAG
-    path, _ = engine.load_checkpoint(str(folder), tag=tag, load_module_strict=False, custom_load_fn=load_trained)
+    with _optimizer_mended(engine) if universal else nullcontext():
+        path, _ = engine.load_checkpoint(str(folder), tag=tag, load_module_strict=False, custom_load_fn=load_trained)
     if path is None:
         raise UserError(f"{checkpoint}/{TAG} holds nothing for {dist.get_world_size()} learner rank(s)")
     if universal:
         dist.barrier()
         if rank == 0:
             shutil.rmtree(aside)
+
+
+@contextmanager
+def _optimizer_mended(engine: Any) -> Iterator[None]:
+    """Undoes what DeepSpeed's loading of a universal checkpoint does wrong at ZeRO 3.
+
+    All parameter groups get the settings of the first (so its scale of the learning rate), and all states the same
+    tensor that counts the steps, which each of them would move on by one in every step.
+    """
+    optimizer = engine.optimizer.optimizer  # torch's, which DeepSpeed's own steps
+    settings = [{name: value for name, value in group.items() if name != "params"} for group in optimizer.param_groups]
+    yield
+    for group, kept in zip(optimizer.param_groups, settings, strict=True):
+        group.update(kept)
+    for state in optimizer.state.values():
+        state["step"] = state["step"].clone()
 
 
 def _convert(source: Path, target: Path) -> None:

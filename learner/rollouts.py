@@ -101,7 +101,8 @@ class Rollouts:
         for runner, (work, answer) in answers:
             self._pipeline.finish(runner, work, answer)
             del self._requests[work]
-            self._count(runner, answer[1])
+            if work.step != EVALUATION:  # a validation is no part of the steps around it
+                self._count(runner, answer[1])
         if len(self._group.healthy_env_runner_ids()) < self._cfg.rollout.num_actors:
             self.restore()
         self._pipeline.check(time.monotonic())
@@ -122,7 +123,7 @@ class Rollouts:
 
     def busy_shares(self, wall_s: float) -> dict[str, float]:
         """Mean share of `wall_s` in which an actor's engine worked, and the largest in which an actor had scores
-        outstanding, by the answers since the last call. A request counts when it is answered."""
+        outstanding, by the answers since the last call. A request of a step counts when it is answered."""
         actors = self._busy.values()
         engine = sum(one["busy_s"] for one in actors) / self._cfg.rollout.num_actors
         reward = max((one["reward_busy_s"] for one in actors), default=0.0)

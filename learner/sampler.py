@@ -15,6 +15,9 @@ import numpy as np
 from rrg.data.study import Study
 from rrg.errors import UserError
 
+# Keeps the floor of 0.6 * 5 from becoming 2, and the ceiling of 0.1 * 30 from becoming 4.
+_ROUNDING = 1e-9
+
 
 def studies_for_step(
     studies: Sequence[Study], *, seed: int, step: int, count: int, abnormal_fraction: float
@@ -36,19 +39,32 @@ def studies_for_step(
     )
 
 
+def require_studies(studies: Sequence[Study], *, count: int, abnormal_fraction: float) -> None:
+    """Raises UserError where some step of `studies_for_step` would find too few studies of a stratum."""
+    abnormal = sum(bool(study.abnormal) for study in studies)
+    normal = len(studies) - abnormal
+    if not abnormal or not normal:
+        return _require(count, abnormal or normal, 0)
+    _require(math.ceil(count * abnormal_fraction - _ROUNDING), abnormal, 0)
+    _require(count - _share(count, abnormal_fraction), normal, 1)
+
+
+def _require(count: int, there: int, stratum: int) -> None:
+    if count > there:
+        kind = ("abnormal", "normal")[stratum]
+        raise UserError(
+            f"learner.rl.studies_per_step needs {count} {kind} studies a step, but the training split has {there}: "
+            "lower learner.rl.studies_per_step, change learner.rl.abnormal_fraction or raise data.limit_train"
+        )
+
+
 def _share(total: int, fraction: float) -> int:
-    # The small term keeps 0.6 * 5 from becoming 2.
-    return math.floor(total * fraction + 1e-9)
+    return math.floor(total * fraction + _ROUNDING)
 
 
 def _walk(ids: list[str], seed: int, stratum: int, *, start: int, count: int) -> tuple[str, ...]:
     """`count` different ids from position `start` of the endless sequence of shuffled epochs over `ids`."""
-    if count > len(ids):
-        kind = ("abnormal", "normal")[stratum]
-        raise UserError(
-            f"learner.rl.studies_per_step needs {count} {kind} studies a step, but the training split has {len(ids)}: "
-            "lower learner.rl.studies_per_step, change learner.rl.abnormal_fraction or raise data.limit_train"
-        )
+    _require(count, len(ids), stratum)
     epoch, offset = divmod(start, len(ids))
     chosen = _shuffled(ids, seed, stratum, epoch)[offset : offset + count]
     if len(chosen) < count:

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from actors.trajectory import Trajectory
 from configs.schema import Config, RLConfig
@@ -72,12 +73,14 @@ def rl_update(
             world_size=world_size,
             load_inputs=load_inputs,
             load_targets=load_targets if rl.region_weight > 0 else None,
+            shared_prompts=reference.shares_prompts,
         )
         for part in parts
     ]
     plan = with_constants(plan, engine, reference, config)
     plan = with_advantages(plan, samples, baselines, rl, kl_coef, device)
 
+    fresh = fresh_tokens(samples, step)
     sums: Counter[str] = Counter()
     maxima: dict[str, float] = {}
     steps: list[dict[str, float]] = []
@@ -92,7 +95,7 @@ def rl_update(
             there = micro.to(device)
             entropy_gradient = rl.entropy_coef != 0.0
             output = run_policy(engine, there, config.rollout.temperature, entropy_gradient=entropy_gradient)
-            loss = policy_loss(_token_batch(output, there), rl, kl_coef, denominators)
+            loss = policy_loss(_token_batch(output, there, fresh.to(device)), rl, kl_coef, denominators)
             whole, seen = _with_regions(loss, output.regions, there, config, totals)
             if not torch.isfinite(whole):
                 raise RunStoppedError("the RL loss is not finite (learner.rl.lr, learner.grad_clip)")
@@ -183,7 +186,13 @@ def _with_regions(
     return loss.loss + config.learner.rl.region_weight * weighed, {name: value for name, (_, value) in losses.items()}
 
 
-def _token_batch(output: PolicyOutput, micro: MicroBatch) -> TokenBatch:
+def fresh_tokens(samples: Sequence[Trajectory], step: int) -> Tensor:
+    """Which tokens [samples, T] are of the weights that step `step` begins with."""
+    rows = [torch.from_numpy(np.asarray(t.versions) == step) for t in samples]
+    return pad_sequence(rows, batch_first=True)
+
+
+def _token_batch(output: PolicyOutput, micro: MicroBatch, fresh: Tensor) -> TokenBatch:
     assert output.logprobs is not None
     assert output.entropy is not None
     assert micro.reference is not None
@@ -199,6 +208,7 @@ def _token_batch(output: PolicyOutput, micro: MicroBatch) -> TokenBatch:
         values=output.values,
         old_values=micro.old_values,
         returns=micro.returns,
+        fresh=fresh[micro.rows, : micro.mask.shape[1]],
     )
 
 

@@ -8,14 +8,14 @@ compared with, paired by study; it is measured anew from its file, so a resumed 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
 from configs.schema import Config
-from learner.evaluation.bootstrap import Statistic, difference, draw_resamples
+from learner.evaluation.bootstrap import Array, Statistic, difference, draw_resamples
 from learner.evaluation.measures import Evaluation, Reward, Scorer, evaluate
 from learner.evaluation.metrics import tokens
 from learner.files import write_whole
@@ -69,10 +69,14 @@ class Validation:
 
     def measure(self, step: int) -> dict[str, float]:
         """The row of `step`: the measures, and after step 0 `NAME_change` with its 95 % interval `NAME_change_low` and
-        `_high`, against step 0. A measure that is undefined is left out."""
+        `_high`, against step 0. A measure that is undefined is left out.
+
+        Raises RewardError where scores can't be had; the reports are written all the same.
+        """
         texts = list(self._generate([study.id for study in self._studies]))
+        self._write(step, texts, {})  # should they get no scores: those of step 0 are needed, and can't be had again
         evaluation = self._evaluate(texts)
-        self._write(step, texts, evaluation)
+        self._write(step, texts, evaluation.per_study)
         row = {name: value for name, one in _statistics(evaluation, texts).items() if np.isfinite(value := one.value)}
         return row if step == 0 else row | self._changes(evaluation, texts)
 
@@ -91,10 +95,10 @@ class Validation:
                 changes |= {f"{name}_change": value, f"{name}_change_low": low, f"{name}_change_high": high}
         return changes
 
-    def _write(self, step: int, texts: Sequence[str], evaluation: Evaluation) -> None:
+    def _write(self, step: int, texts: Sequence[str], measures: Mapping[str, Array]) -> None:
         rows: list[dict[str, Any]] = [
             {"id": study.id, "reference": study.target, "hypothesis": text}
-            | {name: float(values[index]) for name, values in evaluation.per_study.items()}
+            | {name: float(values[index]) for name, values in measures.items()}
             for index, (study, text) in enumerate(zip(self._studies, texts, strict=True))
         ]
         self._folder.mkdir(exist_ok=True)

@@ -30,6 +30,9 @@ Pair = tuple[str, str]
 Scorer = Callable[[list[Pair]], list[dict[str, float]]]
 """Reward components of every pair, in order; `RewardClient.score` is one."""
 
+PAIRS_AT_ONCE = 256
+"""Pairs of one call of a scorer: a call has a deadline (reward.timeout_s), however many they are."""
+
 Reward = Callable[[Mapping[str, float]], float]
 """The training reward of one pair's components."""
 
@@ -72,7 +75,7 @@ def evaluate(
     """Measures `hypotheses[i]` against the report of `studies[i]`.
 
     `seed` fixes permutations and resamples; give the same to every system that is compared. Every different pair is
-    scored once, in one call of `score`.
+    scored once.
     Raises UserError where there are too few studies for `cfg.permutations`.
     """
     if len(studies) != len(hypotheses):
@@ -138,9 +141,10 @@ def study_table(evaluation: Evaluation) -> tuple[list[str], list[list[str]]]:
 
 
 def score_pairs(pairs: Iterable[Pair], score: Scorer) -> dict[Pair, dict[str, float]]:
-    """The reward components of every different pair, each scored once, all in one call of `score`."""
+    """The reward components of every different pair, each scored once, `PAIRS_AT_ONCE` in a call of `score`."""
     distinct = list(dict.fromkeys(pairs))
-    return dict(zip(distinct, score(distinct), strict=True))
+    calls = (distinct[first : first + PAIRS_AT_ONCE] for first in range(0, len(distinct), PAIRS_AT_ONCE))
+    return dict(zip(distinct, chain.from_iterable(map(score, calls)), strict=True))
 
 
 def true_findings(study: Study) -> frozenset[str]:

@@ -30,6 +30,7 @@ class TokenBatch:
 
     `current` and, with advantage=ppo, `values` carry gradients, and `entropy` where it has a coefficient. The rest is
     constant. `old_values` and `returns` come with `values`: the head's at the start of the update, and its targets.
+    `fresh` (bool) are the tokens that the proximal weights themselves have sampled, which only the metrics look at.
     """
 
     current: Tensor
@@ -42,12 +43,13 @@ class TokenBatch:
     values: Tensor | None = None
     old_values: Tensor | None = None
     returns: Tensor | None = None
+    fresh: Tensor | None = None
 
     def zeroed(self) -> TokenBatch:
         """Everything masked set to 0, so that nothing there, infinite or NaN, reaches a sum or a gradient."""
         parts = {f.name: getattr(self, f.name) for f in fields(self)}
         return TokenBatch(
-            **{k: v if v is None or k == "mask" else torch.where(self.mask, v, 0.0) for k, v in parts.items()}
+            **{k: v if v is None or v.dtype == torch.bool else torch.where(self.mask, v, 0.0) for k, v in parts.items()}
         )
 
 
@@ -79,6 +81,10 @@ def policy_loss(batch: TokenBatch, settings: RLConfig, kl_coef: float, denominat
         losses = losses - settings.entropy_coef * batch.entropy
     fit = _value_losses(batch, settings)
     if fit is not None:
+        # DeepSpeed clips the gradients of policy and head by one norm, and the head's would be the most of it while it
+        # knows little: the policy's would be scaled down by how wrong the critic is. The two have no weight in common,
+        # and AdamW takes the same steps whatever the scale of a loss, so a small coefficient leaves the norm to the
+        # policy and takes nothing from the head, at every ZeRO stage.
         losses = losses + settings.value.coef * fit
     weighed = token_weights(settings.reduction, batch.mask, denominators).to(losses.dtype) * losses
     with torch.no_grad():
@@ -87,6 +93,7 @@ def policy_loss(batch: TokenBatch, settings: RLConfig, kl_coef: float, denominat
             "loss": weighed * denominators.tokens,
             **_policy_sums(batch, part),
             **_correction_sums(batch, settings, weight, raw),
+            **_fresh_sums(batch),
             **_value_sums(batch, fit),
         }
         gap = (batch.proximal - batch.behaviour).abs()
@@ -100,10 +107,12 @@ def summarise(sums: Mapping[str, float], maxima: Mapping[str, float]) -> dict[st
     """Metrics of a batch from its global sums and maxima: means over tokens, maxima, and what follows from them.
 
     "ess", the effective sample size as a share: (sum w)^2 / (n sum w^2) (Kish 1965), 1 where all tokens weigh the same.
+    "logprob_gap_fresh_mean" is left out where no token is fresh.
     "explained_variance" of the value head: 1 - Var(returns - values) / Var(returns), 1 where it knows them.
     """
     tokens = max(sums["tokens"], 1.0)
-    inner = ("tokens", "weight", "weight_squared", "return", "return_squared", "error", "error_squared")
+    inner = {"tokens", "weight", "weight_squared", "fresh", "fresh_gap"}
+    inner |= {"return", "return_squared", "error", "error_squared"}
     means = {name: value / tokens for name, value in sums.items() if name not in inner}
     metrics = {
         **{f"{name}_mean" if name in maxima else name: value for name, value in means.items()},
@@ -111,6 +120,8 @@ def summarise(sums: Mapping[str, float], maxima: Mapping[str, float]) -> dict[st
         "ess": sums["weight"] ** 2 / (tokens * sums["weight_squared"]) if sums["weight_squared"] > 0 else 0.0,
         "tokens": sums["tokens"],
     }
+    if sums.get("fresh", 0.0) > 0:
+        metrics["logprob_gap_fresh_mean"] = sums["fresh_gap"] / sums["fresh"]
     if "return" in sums:
         spread = _variance(sums, "return", tokens)
         metrics["explained_variance"] = 1.0 - _variance(sums, "error", tokens) / spread if spread > 0 else 0.0
@@ -150,6 +161,13 @@ def _correction_sums(batch: TokenBatch, settings: RLConfig, weight: Tensor, raw:
         "weight_squared": weight.double() ** 2,
         "logprob_gap": (batch.proximal - batch.behaviour).abs(),
     }
+
+
+def _fresh_sums(batch: TokenBatch) -> dict[str, Tensor]:
+    if batch.fresh is None:
+        return {}
+    fresh = batch.fresh.double()
+    return {"fresh": fresh, "fresh_gap": fresh * (batch.proximal - batch.behaviour).abs()}
 
 
 def _value_sums(batch: TokenBatch, fit: Tensor | None) -> dict[str, Tensor]:

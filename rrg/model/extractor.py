@@ -182,7 +182,8 @@ class RegionExtractor(nn.Module):
         self.query_norm = nn.LayerNorm(hidden)
         self.query_project = nn.Linear(hidden, size)
         # An embedding, not a bare parameter: ZeRO 3 gathers the parameters of what is called and returns a tensor.
-        self.global_queries = nn.Embedding.from_pretrained(torch.randn(shape.global_tokens, size) * 0.5, freeze=False)
+        start = torch.randn(shape.global_tokens, size) * 0.5
+        self.global_queries = nn.Embedding(shape.global_tokens, size, _weight=start)
         self.patches = PatchEncoder(shape)
         self.layers = nn.ModuleList(RegionLayer(size, shape.heads, shape.dropout) for _ in range(shape.layers))
         self.where = Where(size, shape.grid)

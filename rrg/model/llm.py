@@ -27,6 +27,7 @@ from configs.schema import LLMConfig
 from rrg.errors import UserError
 from rrg.model import gguf
 from rrg.model.precision import cast_weights
+from rrg.model.sharing import share_prompts
 from rrg.model.tokenizer import train_tokenizer
 
 _MAX_POSITIONS: Final = 1024
@@ -73,6 +74,7 @@ def read_llm(folder: str | Path, dtype: torch.dtype | Literal["auto"], where: st
             f"{where}: the checkpoint has no weights for {len(missing)} tensors of a {type(llm).__name__}, the first "
             f"is {min(missing)}; it is damaged, or of another kind than its config.json says"
         )
+    share_prompts(llm)
     plain: PreTrainedModel = llm
     return plain
 
@@ -124,7 +126,9 @@ def _small_llama(cfg: LLMConfig, tokenizer: PreTrainedTokenizerBase) -> PreTrain
         pad_token_id=tokenizer.pad_token_id,
         attn_implementation="sdpa",
     )
-    return LlamaForCausalLM(config)
+    llm = LlamaForCausalLM(config)
+    share_prompts(llm)
+    return llm
 
 
 def _pretrained(folder: str, path: str, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:

@@ -25,11 +25,13 @@ from rrg.data.study import Study
 from rrg.errors import UserError
 from rrg.model.backbone import ImageStore
 from rrg.model.canary import extractor_canary, take_canary
+from rrg.model.completions import Completion, states_of_each, states_of_groups
 from rrg.model.extractor import RegionExtractor, RegionOutput
 from rrg.model.features import ImageBatch, PixelBatch
 from rrg.model.logprobs import token_logprobs
 from rrg.model.lora import adapter_state_dict, merged_state_dict
 from rrg.model.prompts import IMAGE, PAD, PromptBatch, PromptTemplate, collate_prompts
+from rrg.model.sharing import shares_prompts
 from rrg.model.value import ValueHead
 from rrg.model.vision import VisionBackbone
 
@@ -63,16 +65,6 @@ class CaptionBatch:
 
     def to(self, device: torch.device | str) -> CaptionBatch:
         return CaptionBatch(**{name: value.to(device) for name, value in vars(self).items()})
-
-
-@dataclass(frozen=True)
-class Completion:
-    """What is told of completions, [B, T], 0 where there is no token: `logprobs` and `entropy`, and with a value head
-    `values`, each of the state in which the token was chosen."""
-
-    logprobs: Tensor
-    entropy: Tensor
-    values: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -129,6 +121,11 @@ class ReportPolicy(nn.Module):
         return tuple(self.region_descriptions)
 
     @property
+    def shares_prompts(self) -> bool:
+        """Whether completions of a study are computed with its prompt once, without padding."""
+        return shares_prompts(self.llm)
+
+    @property
     def device(self) -> torch.device:
         return self.caption_ids.device
 
@@ -164,21 +161,20 @@ class ReportPolicy(nn.Module):
         ids: Tensor | None = None,
         mask: Tensor | None = None,
         temperature: float = 1.0,
-        repeat: int | Tensor = 1,
+        counts: Tensor | None = None,
         captions: CaptionBatch | None = None,
         entropy_gradient: bool = False,
     ) -> PolicyOutput:
         """The one entrance for wrappers such as a DeepSpeed engine.
 
-        `ids` and `mask` [B * repeat, T] are completions, `repeat` of each study in a row (or `repeat` [B], a number for
-        each): the extractor runs once a study. `regions` and `embeds` of the answer have one row a study.
+        `ids` and `mask` are completions [., T], one of each study or `counts` [B] of each in a row: the extractor runs
+        once a study. `regions` and `embeds` of the answer have one row a study.
         """
         regions = self.extract(inputs.images)
         embeds, lengths = self.prompt_embeds(regions, inputs.prompts)
         output = PolicyOutput(regions, embeds, lengths)
         if ids is not None and mask is not None:
-            prompts = (embeds.repeat_interleave(repeat, dim=0), lengths.repeat_interleave(repeat, dim=0))
-            told = self.completion_logprobs(*prompts, ids, mask, temperature, entropy_gradient)
+            told = self.completion_logprobs(embeds, lengths, ids, mask, temperature, entropy_gradient, counts)
             output = replace(output, logprobs=told.logprobs, entropy=told.entropy, values=told.values)
         if captions is not None:
             prompt = self.caption_embeds(regions, captions.study, captions.region)
@@ -229,25 +225,21 @@ class ReportPolicy(nn.Module):
         mask: Tensor,
         temperature: float = 1.0,
         entropy_gradient: bool = False,
+        counts: Tensor | None = None,
     ) -> Completion:
         """Log-probabilities and entropies [B, T] of completions `ids`, `mask` [B, T] after prompts [B, P, H] of
         `prompt_lengths` [B] tokens; 0 where `mask` is False. The entropy carries a gradient where it is asked for.
 
-        Each completion follows its prompt without a gap. Only the positions that predict one of its tokens go through
-        the output layer.
+        With `counts` [B] there are so many completions, in a row, of each prompt, which is then read once for all of
+        them where the language model's family allows it.
         """
-        start = prompt_lengths[:, None]
-        end = start + mask.sum(-1, keepdim=True) - 1  # the last token is predicted, never read
-        place = torch.arange(int(end.max()), device=ids.device)
-        inputs = prompt_embeds.new_zeros(len(ids), len(place), prompt_embeds.shape[2])
-        prompt_places = torch.arange(prompt_embeds.shape[1], device=ids.device) < start
-        inputs = inputs.masked_scatter((place < start)[..., None], prompt_embeds[prompt_places])
-        read = (mask.cumsum(-1) < mask.sum(-1, keepdim=True)) & mask
-        follows = (place >= start) & (place < end)
-        inputs = inputs.masked_scatter(follows[..., None], self.llm.get_input_embeddings()(ids[read]))
-        states = self.llm.base_model(inputs_embeds=inputs, use_cache=False).last_hidden_state
-        predicts = (place >= start - 1) & (place < end)
-        told = states[predicts]
+        if counts is None:
+            told = states_of_each(self.llm, prompt_embeds, prompt_lengths, ids, mask)
+        elif self.shares_prompts:
+            told = states_of_groups(self.llm, prompt_embeds, prompt_lengths, counts, ids, mask)
+        else:
+            embeds, lengths = prompt_embeds.repeat_interleave(counts, 0), prompt_lengths.repeat_interleave(counts)
+            told = states_of_each(self.llm, embeds, lengths, ids, mask)
         head = self.llm.get_output_embeddings()
         logprobs, entropy = token_logprobs(told, head, ids[mask], temperature, entropy_gradient)
         empty = logprobs.new_zeros(ids.shape)

@@ -13,7 +13,12 @@ from torch.nn import functional as F
 
 
 class ValueHead(nn.Module):
-    """One hidden layer. All values are 0 at first: then PPO begins as REINFORCE without a baseline."""
+    """One hidden layer. All values are 0 at first, the same for every token.
+
+    With lambda = 1 PPO then begins as REINFORCE with the batch's mean return as the baseline, which whitening takes
+    off. With lambda < 1 it does not: until the head knows the mean return, mostly the last tokens would answer for
+    it, and where it is below 0 every report would learn not to end.
+    """
 
     def __init__(self, size: int, seed: int) -> None:
         super().__init__()

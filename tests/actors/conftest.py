@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -60,13 +60,28 @@ def other_llama() -> Any:
 
 
 @pytest.fixture(scope="session")
-def _engine(rollout_config: RolloutConfig, llama: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+def build_engine(rollout_config: RolloutConfig) -> Iterator[Callable[..., RolloutEngine]]:
+    """`RolloutEngine`, for any number of them. All are closed at the end: vLLM's process groups belong to the process,
+    and the first engine that is closed takes them from the others."""
     os.environ.update(rollout_env(rollout_config))
+    built: list[RolloutEngine] = []
+
+    def build(folder: Path, cfg: RolloutConfig = rollout_config, dtype: str = "float32") -> RolloutEngine:
+        built.append(RolloutEngine(folder, cfg, dtype))
+        return built[-1]
+
+    yield build
+    for engine in built:
+        engine.close()
+
+
+@pytest.fixture(scope="session")
+def _engine(
+    build_engine: Callable[..., RolloutEngine], llama: Any, tmp_path_factory: pytest.TempPathFactory
+) -> RolloutEngine:
     folder: Path = tmp_path_factory.mktemp("llm")
     llama.config.save_pretrained(folder)
-    engine = RolloutEngine(folder, rollout_config)
-    yield engine
-    engine.close()
+    return build_engine(folder)
 
 
 @pytest.fixture

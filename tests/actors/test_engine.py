@@ -183,10 +183,10 @@ def test_a_prompt_without_a_seed_gets_the_most_likely_report_among_samples(engin
 
 
 def test_an_abandoned_engine_ends_at_once_and_serves_no_more(
-    rollout_config: RolloutConfig, llama: Any, tmp_path: Path
+    build_engine: Callable[..., RolloutEngine], llama: Any, tmp_path: Path
 ) -> None:
     llama.config.save_pretrained(tmp_path)
-    engine = RolloutEngine(tmp_path, rollout_config)
+    engine = build_engine(tmp_path)
     engine.load_weights(named_tensors(llama), version=0)
     stream = engine.generate(make_prompts(8, samples=8), Sampling(max_new_tokens=60, eos=EOS))
     next(stream)
@@ -195,7 +195,6 @@ def test_an_abandoned_engine_ends_at_once_and_serves_no_more(
         list(stream)
     with pytest.raises(EngineError, match="abandoned"):
         engine.generate(make_prompts(1), SAMPLING)
-    engine.close()
 
 
 @pytest.mark.parametrize(
@@ -300,17 +299,16 @@ def test_a_prompt_that_overflows_fails_alone(engine: RolloutEngine, llama: Any) 
 
 
 def test_no_progress_within_the_time_out_ends_the_engine_with_the_reason(
-    rollout_config: RolloutConfig, llama: Any, tmp_path: Path
+    build_engine: Callable[..., RolloutEngine], rollout_config: RolloutConfig, llama: Any, tmp_path: Path
 ) -> None:
     llama.config.save_pretrained(tmp_path)
-    hurried = RolloutEngine(tmp_path, dataclasses.replace(rollout_config, timeout_s=1e-6))
+    hurried = build_engine(tmp_path, dataclasses.replace(rollout_config, timeout_s=1e-6))
     hurried.load_weights(named_tensors(llama), version=0)
     for _ in range(2):
         with pytest.raises(EngineError, match=r"none of 1 samples was finished within rollout\.timeout_s=1e-06 s"):
             run(hurried, make_prompts(1))
     with pytest.raises(EngineError, match="out of order"):
         hurried.assert_healthy()
-    hurried.close()
 
 
 def test_splitting_the_model_needs_gpus(rollout_config: RolloutConfig, llama: Any, tmp_path: Path) -> None:

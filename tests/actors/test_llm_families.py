@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,8 @@ import pytest
 import torch
 
 from actors.engine import RolloutEngine
-from actors.env import rollout_env
 from actors.samples import Prompt, Sampling
-from configs.schema import LLMConfig, LoRAConfig, ModelConfig, RolloutConfig
+from configs.schema import LLMConfig, LoRAConfig, ModelConfig
 from rrg.model.build import build_policy, save_policy
 from rrg.model.export import export_llm
 from rrg.model.llm import load_llm
@@ -66,10 +65,8 @@ def hugging_face_folder(family: str, folder: Path) -> Path:
 class Served:
     """A language model as the learner has it, and the rollout engine that is to serve it."""
 
-    def __init__(self, llm: Any, tokenizer: Any, folder: Path, cfg: RolloutConfig) -> None:
-        self.llm, self.tokenizer = llm, tokenizer
-        llm.save_pretrained(folder)
-        self.engine = RolloutEngine(folder, cfg)
+    def __init__(self, llm: Any, tokenizer: Any, engine: RolloutEngine) -> None:
+        self.llm, self.tokenizer, self.engine = llm, tokenizer, engine
         generator = np.random.default_rng(0)
         shapes = [(length, llm.config.hidden_size) for length in (7, 20, 40)]
         self.prompts = [Prompt(generator.normal(size=shape).astype(np.float32), seed=7) for shape in shapes]
@@ -105,14 +102,15 @@ class Served:
 
 @pytest.fixture(scope="module", params=FAMILIES)
 def served(
-    request: pytest.FixtureRequest, rollout_config: RolloutConfig, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Served]:
-    os.environ.update(rollout_env(rollout_config))
+    request: pytest.FixtureRequest,
+    build_engine: Callable[..., RolloutEngine],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Served:
     folder = hugging_face_folder(request.param, tmp_path_factory.mktemp("hub") / "model")
     llm, tokenizer = load_llm(LLMConfig(path=str(folder)), [], torch.float32, cache_dir="unused")
-    served = Served(llm, tokenizer, tmp_path_factory.mktemp("policy") / "llm", rollout_config)
-    yield served
-    served.engine.close()
+    llm_dir = tmp_path_factory.mktemp("policy") / "llm"
+    llm.save_pretrained(llm_dir)
+    return Served(llm, tokenizer, build_engine(llm_dir))
 
 
 def test_vllm_and_transformers_agree_through_weight_updates_and_lora(served: Served) -> None:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import os
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +14,12 @@ from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
 from actors.engine import RolloutEngine
-from actors.env import rollout_env
 from actors.errors import EngineError, WeightsError
 from actors.rollout import RolloutWorker
 from actors.samples import Prompt, Sampling
 from actors.trajectory import SampleRequest, WeightsRef
 from actors.weights import WeightsReceiver, weights_digest
-from configs.schema import BackboneConfig, DataConfig, LLMConfig, LoRAConfig, ModelConfig, RolloutConfig
+from configs.schema import BackboneConfig, DataConfig, LLMConfig, LoRAConfig, ModelConfig
 from rrg.data import StudySet
 from rrg.model.backbone import PixelStore
 from rrg.model.build import build_policy, load_policy, save_policy
@@ -258,12 +256,10 @@ def rounded_dir(hub: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def receiver(rollout_config: RolloutConfig, rounded_dir: Path) -> Iterator[WeightsReceiver]:
+def receiver(build_engine: Callable[..., RolloutEngine], rounded_dir: Path) -> WeightsReceiver:
     """Of an engine in bfloat16."""
-    os.environ.update(rollout_env(rollout_config))
-    engine = RolloutEngine(rounded_dir / "llm", rollout_config, "bfloat16")
-    yield WeightsReceiver(engine, load_policy(rounded_dir), "bfloat16", 60.0, "merged")
-    engine.close()
+    engine = build_engine(rounded_dir / "llm", dtype="bfloat16")
+    return WeightsReceiver(engine, load_policy(rounded_dir), "bfloat16", 60.0, "merged")
 
 
 def test_in_bfloat16_right_weights_are_accepted_and_others_refused(

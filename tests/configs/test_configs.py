@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,8 @@ from configs.check import COMPONENTS
 from configs.load import register, resolve
 from configs.schema import Config
 from learner import plan
+from learner.checkpoints import config_hash
+from learner.main import of_run
 from reward_server.spec import reward_from_components
 from rrg.errors import UserError
 
@@ -246,6 +249,38 @@ def test_a_resumed_run_keeps_its_config_and_refuses_another(tmp_path: Path) -> N
     out = command(f"resume={tmp_path}", "seed=4")
     assert out.returncode == 2
     assert "leave out seed=4" in out.stderr
+
+
+@pytest.mark.parametrize(
+    ("override", "allowed"),
+    [
+        ("learner.num_ranks=2", True),
+        ("learner.rl.steps=40", True),
+        ("learner.rl.stop.max_kl=null", True),
+        ("rollout.num_actors=2", True),
+        ("learner.rl.lr=1e-5", False),
+        ("learner.zero_stage=2", False),
+        ("stage=warm_start", False),
+        ("start=elsewhere", False),
+        ("output_dir=elsewhere", False),
+        ("learner=ray", False),
+        ("+exp=demo", False),
+    ],
+)
+def test_a_resumed_run_may_be_made_longer_moved_and_watched_and_nothing_else(
+    tmp_path: Path, override: str, allowed: bool
+) -> None:
+    begun = OmegaConf.structured(config("+exp=smoke", f"output_dir={tmp_path}"))
+    (tmp_path / "config.yaml").write_text(OmegaConf.to_yaml(begun))
+    overrides = [f"resume={tmp_path}", override]
+    if allowed:
+        cfg = of_run(str(tmp_path), overrides)
+        name, value = override.split("=")
+        assert OmegaConf.select(OmegaConf.structured(cfg), name) == (None if value == "null" else int(value))
+        assert config_hash(cfg) == config_hash(of_run(str(tmp_path), overrides[:1]))
+    else:
+        with pytest.raises(UserError, match=re.escape(f"leave out {override}")):
+            of_run(str(tmp_path), overrides)
 
 
 def test_a_run_that_ended_with_the_warm_start_can_go_on_into_rl(tmp_path: Path) -> None:

@@ -90,6 +90,10 @@ def test_a_number_out_of_its_range_is_refused_by_its_name(name: str) -> None:
         ("learner.rl.kl.place=reward learner.rl.kl.estimator=k3", r"set kl\.estimator=k1"),
         ("learner.rl.kl.place=off learner.rl.kl.target=0.1", "no coefficient to adapt"),
         ("learner.rl.kl.coef=0 learner.rl.kl.target=0.1", "would stay 0"),
+        ("learner.rl.kl.target=0.1 learner.rl.kl.horizon=10", "must be above a fifth of them"),
+        ("learner.rl.kl.place=reward learner.rl.kl.estimator=k1", "noise of the KL.*set advantage=dr_grpo, rloo"),
+        ("advantage=ppo learner.rl.value.coef=0", "would learn nothing; set it above 0"),
+        ("rollout.temperature=0.01", r"must be at least 0\.05, or the reports of a study are all alike"),
         ("rollout.max_staleness=1 learner.rl.correction.mode=off", "older weights need the correction"),
         ("learner.offload=true learner.zero_stage=0", "offloads what ZeRO splits"),
     ],
@@ -117,7 +121,8 @@ def test_methods_that_do_not_compare_reports_of_a_study_do_with_one(advantage: s
 
 
 def test_the_kl_can_be_in_the_reward_adapt_and_be_off() -> None:
-    kl = config(f"{RL}kl.place=reward", f"{RL}kl.estimator=k1", f"{RL}kl.target=0.1").learner.rl.kl
+    reward = (f"{RL}advantage=rloo", f"{RL}kl.place=reward", f"{RL}kl.estimator=k1")
+    kl = config(*reward, f"{RL}kl.target=0.1").learner.rl.kl
     assert (kl.place, kl.estimator, kl.target) == ("reward", "k1", 0.1)
     assert config(f"{RL}kl.place=off").learner.rl.kl.place == "off"
 
@@ -135,6 +140,9 @@ def test_the_setting_of_lm_rrg_is_ppo_on_radcliq_close_to_the_warm_start(data: s
     assert rl.clip_low == rl.clip_high
     assert cfg.reward.backend == "published"
     assert cfg.reward.component_weights == {}
+    episodes = rl.studies_per_step * cfg.rollout.samples_per_study
+    reach = (1 + 0.2 * episodes / rl.kl.horizon) ** rl.steps
+    assert reach > 10  # the coefficient can find its place within the run
 
 
 @pytest.mark.parametrize("data", ["mimic", "iu"])
@@ -145,6 +153,12 @@ def test_the_modern_recipe_is_grpo_with_clip_higher_and_overlap(data: str) -> No
     assert rl.clip_high > rl.clip_low
     assert rl.drop_flat_groups
     assert cfg.rollout.max_staleness == 1
+
+
+@pytest.mark.parametrize("name", ["mimic_rl", "iu_rl", "mimic_grpo", "iu_grpo"])
+def test_the_object_store_has_room_for_two_versions_of_the_experiments_weights(name: str) -> None:
+    cfg = config(f"+exp={name}", "data.root=/data", "reward.weights=/weights")
+    assert cfg.cluster.object_store_mib * 2**20 > 2 * 4 * 1.777e9  # configs/model/qwen2_5_1_5b.yaml
 
 
 def test_every_named_algorithm_of_the_docs_is_a_config_that_can_run() -> None:

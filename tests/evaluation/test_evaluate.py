@@ -9,7 +9,15 @@ import numpy as np
 import pytest
 
 from configs.schema import EvalConfig
-from learner.evaluation.measures import Evaluation, compare, donor_studies, evaluate, true_findings
+from learner.evaluation.measures import (
+    PAIRS_AT_ONCE,
+    Evaluation,
+    compare,
+    donor_studies,
+    evaluate,
+    score_pairs,
+    true_findings,
+)
 from learner.evaluation.studies import finding_truth
 from rrg.data.study import Study
 from rrg.errors import UserError
@@ -162,3 +170,17 @@ def test_findings_count_as_codes_only_where_the_source_has_codes(studies: list[S
     assert finding_truth(coded) == "mesh"
     assert finding_truth([*coded, replace(coded[0], findings=None)]) == "mesh+reference"
     assert finding_truth(studies) == finding_truth([]) == "reference"
+
+
+@pytest.mark.parametrize("different", [0, 1, PAIRS_AT_ONCE, 2 * PAIRS_AT_ONCE + 1])
+def test_pairs_are_scored_in_calls_that_a_deadline_allows_for_and_each_once(different: int) -> None:
+    pairs = [(f"reference {i}", f"hypothesis {i}") for i in range(different)]
+    asked: list[tuple[str, str]] = []
+
+    def score(part: list[tuple[str, str]]) -> list[dict[str, float]]:
+        assert 0 < len(part) <= PAIRS_AT_ONCE
+        asked.extend(part)
+        return [{"number": float(reference.split()[1])} for reference, _ in part]
+
+    assert score_pairs([*pairs, *pairs], score) == {pair: {"number": float(i)} for i, pair in enumerate(pairs)}
+    assert asked == pairs

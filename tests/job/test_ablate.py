@@ -14,10 +14,10 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.slow
-def test_two_arms_end_with_a_table_and_a_second_call_runs_nothing(tmp_path: Path) -> None:
+def test_two_arms_end_with_a_table_and_a_second_call_runs_nothing(cache: Path, tmp_path: Path) -> None:
     out = tmp_path / "ablation"
     command = [sys.executable, "-m", "learner.ablate", "--out", str(out), "--arms", "full,regions", "+exp=smoke"]
-    env = os.environ | {"LMRRG_CACHE": str(tmp_path / "cache")}
+    env = os.environ | {"LMRRG_CACHE": str(cache)}
     done = subprocess.run(command, cwd=ROOT, env=env, text=True, capture_output=True, timeout=900, check=False)
     logs = "".join(path.read_text()[-2000:] for path in out.glob("*.log"))
     assert done.returncode == 0, done.stdout + done.stderr + logs

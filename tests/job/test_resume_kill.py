@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import random
-import signal
 import time
 from pathlib import Path
 
 import pytest
 
 from learner.checkpoints import latest_checkpoint
-from tests.job.test_smoke import PHASES, RUN_S, finish, rows, start
+from tests.job.test_smoke import PHASES, RUN_S, finish, kill, rows, start
 
 KILLS = 5
 SMALL = (
@@ -36,8 +34,9 @@ def weights(run_dir: Path) -> dict[str, str]:
 
 
 @pytest.mark.slow
-def test_a_run_killed_at_random_points_ends_with_the_same_weights_bit_for_bit(tmp_path: Path) -> None:
-    cache, whole, killed = tmp_path / "cache", tmp_path / "whole", tmp_path / "killed"
+@pytest.mark.timeout(3600)
+def test_a_run_killed_at_random_points_ends_with_the_same_weights_bit_for_bit(cache: Path, tmp_path: Path) -> None:
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
     finish(start(cache, *SMALL, f"output_dir={whole}"))
     rng = random.Random(0)
     for count, rest in sorted((rng.randrange(1, recorded(whole)), rng.uniform(0.0, 2.0)) for _ in range(KILLS)):
@@ -49,8 +48,7 @@ def test_a_run_killed_at_random_points_ends_with_the_same_weights_bit_for_bit(tm
             assert time.monotonic() < deadline, f"waited for row {count} of metrics.jsonl"
             time.sleep(0.05)
         time.sleep(rest)
-        os.killpg(process.pid, signal.SIGKILL)
-        process.communicate(timeout=60)
+        kill(process)
     finish(start(cache, f"resume={killed}"))
     assert weights(killed) == weights(whole)
     for phase in PHASES:

@@ -38,9 +38,9 @@ def wait_for_steps(run_dir: Path, steps: int) -> None:
 
 
 @pytest.mark.slow
-def test_reward_workers_are_scaled_while_the_run_trains_and_end_when_it_is_killed(tmp_path: Path) -> None:
+def test_reward_workers_are_scaled_while_the_run_trains_and_end_when_it_is_killed(cache: Path, tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
-    process = start(tmp_path / "cache", "+exp=smoke", "learner.rl.steps=2000", f"output_dir={run_dir}")
+    process = start(cache, "+exp=smoke", "learner.rl.steps=2000", f"output_dir={run_dir}")
     address = ray_address(process)
     wait_for_steps(run_dir, 2)
     for number in ("3", "1"):
@@ -67,10 +67,10 @@ def listens(port: int) -> bool:
 
 
 @pytest.mark.slow
-def test_weights_that_lack_a_file_end_the_run_with_one_line(tmp_path: Path) -> None:
+def test_weights_that_lack_a_file_end_the_run_with_one_line(cache: Path, tmp_path: Path) -> None:
     (tmp_path / "weights").mkdir()
     process = start(
-        tmp_path / "cache", "+exp=smoke", "reward=published", f"reward.weights={tmp_path}/weights",
+        cache, "+exp=smoke", "reward=published", f"reward.weights={tmp_path}/weights",
         f"output_dir={tmp_path}/run",
     )  # fmt: skip
     output, _ = process.communicate(timeout=RUN_S)

@@ -7,10 +7,10 @@ import math
 import pytest
 
 from configs.schema import StopConfig
-from learner.monitor import fingerprint, is_best, judge_reward, judge_steps, judge_validations
+from learner.monitor import fingerprint, is_best, judge_record, judge_reward, judge_steps, judge_validations
 from reward_server.scorer import Description, ModelFile
 
-SOUND = {"reward_mean": 1.0, "reward_std": 0.5, "kl_k3": 0.1, "logprob_gap_mean": 1e-5}
+SOUND = {"reward_mean": 1.0, "reward_std": 0.5, "kl_k3": 0.1, "logprob_gap_fresh_mean": 1e-5}
 
 
 def steps(*rewards: float, std: float = 0.5) -> list[dict[str, float]]:
@@ -20,7 +20,9 @@ def steps(*rewards: float, std: float = 0.5) -> list[dict[str, float]]:
 
 
 def changes(name: str, *highs: float) -> list[dict[str, float]]:
-    later = [{"step": 5 * n, f"{name}_change": high - 0.1, f"{name}_change_high": high} for n, high in enumerate(highs)]
+    later = [
+        {"step": 5 * n, f"{name}_change": high - 0.1, f"{name}_change_high": high} for n, high in enumerate(highs, 1)
+    ]
     return [{"step": 0, name: 0.5}, *later]
 
 
@@ -36,7 +38,7 @@ def test_a_number_that_is_not_finite_stops_the_run_and_is_not_worth_a_checkpoint
     assert not stop.sound
 
 
-@pytest.mark.parametrize(("name", "field"), [("kl_k3", "max_kl"), ("logprob_gap_mean", "max_logprob_gap")])
+@pytest.mark.parametrize(("name", "field"), [("kl_k3", "max_kl"), ("logprob_gap_fresh_mean", "max_logprob_gap")])
 def test_a_limit_stops_the_run_with_the_number_and_the_field_and_null_takes_it_away(name: str, field: str) -> None:
     row = SOUND | {name: 1.5}
     stop = judge_steps([row], StopConfig())
@@ -49,10 +51,12 @@ def test_a_limit_stops_the_run_with_the_number_and_the_field_and_null_takes_it_a
     assert judge_steps([row], without) is None
 
 
-def test_the_gap_of_reports_by_older_weights_is_no_disagreement() -> None:
-    row = SOUND | {"logprob_gap_mean": 1.5}
-    assert judge_steps([row | {"staleness_max": 0.0}], StopConfig()) is not None
-    assert judge_steps([row | {"staleness_max": 1.0}], StopConfig()) is None
+def test_the_gap_is_judged_of_the_steps_own_weights_and_so_in_asynchronous_runs_too() -> None:
+    stale = SOUND | {"staleness_max": 1.0, "logprob_gap_mean": 1.5}
+    assert judge_steps([stale], StopConfig()) is None  # how far the policy has moved since, not a disagreement
+    assert judge_steps([stale | {"logprob_gap_fresh_mean": 1.5}], StopConfig()) is not None
+    without = {name: value for name, value in stale.items() if name != "logprob_gap_fresh_mean"}
+    assert judge_steps([without], StopConfig()) is None
 
 
 def test_only_the_last_step_is_held_against_the_limits() -> None:
@@ -82,6 +86,34 @@ def test_a_collapse_is_not_seen_before_both_windows_are_full_nor_in_steps_withou
     assert judge_steps([*steps(1, 1, 1, -9, -9), failed, *steps(-9)], settings) is not None
 
 
+def outage(*failed: float) -> list[dict[str, float]]:
+    return [{"step": number, "samples": 8.0, "failed": count} for number, count in enumerate(failed, 1)]
+
+
+def test_steps_in_a_row_whose_samples_have_no_score_stop_the_run_and_point_to_the_reward_servers() -> None:
+    settings = StopConfig(max_failed=0.5, max_failed_steps=3)
+    assert judge_steps(outage(8, 8), settings) is None
+    assert judge_steps(outage(8, 8, 4), settings) is None
+    assert judge_steps(outage(8, 4, 8, 8), settings) is None
+    stop = judge_steps(outage(0, 8, 6, 5), settings)
+    assert stop is not None
+    assert "62% of the samples failed" in stop.reason
+    assert "reward servers" in stop.reason
+    assert "max_failed" in stop.reason
+    assert stop.sound
+    assert judge_steps(outage(8, 8, 8), StopConfig(max_failed=None)) is None
+
+
+def test_a_stopped_run_stops_again_when_it_is_resumed_unless_servers_that_were_away_may_be_back() -> None:
+    broken = [SOUND | {"step": 1.0, "kl_k3": 9.0}]
+    assert judge_record(broken, [], StopConfig()) == judge_steps(broken, StopConfig()) is not None
+    declined = changes("finding_f1", -0.01, -0.02)
+    assert judge_record([SOUND], declined, StopConfig()) == judge_validations(declined, StopConfig()) is not None
+    assert judge_record(broken, declined, StopConfig(max_kl=None, patience=None)) is None
+    assert judge_record(outage(8, 8, 8), [], StopConfig()) is None
+    assert judge_record([], [], StopConfig()) is None
+
+
 def test_a_measure_must_decline_beyond_its_interval_so_many_times_in_a_row() -> None:
     settings = StopConfig(patience=2, measures=["finding_f1"])
     assert judge_validations(changes("finding_f1", -0.01), settings) is None
@@ -100,11 +132,13 @@ def test_other_measures_than_those_named_and_no_patience_stop_nothing() -> None:
 
 
 def test_the_best_validation_is_the_highest_of_those_after_the_warm_start() -> None:
-    assert not is_best([{"reward": 9.0}], "reward")
-    assert is_best([{"reward": 9.0}, {"reward": 1.0}], "reward")
-    assert is_best([{"reward": 9.0}, {"reward": 1.0}, {"reward": 2.0}], "reward")
-    assert not is_best([{"reward": 9.0}, {"reward": 2.0}, {"reward": 2.0}], "reward")
-    assert not is_best([{"reward": 9.0}, {"reward": 1.0}, {"bleu4": 2.0}], "reward")
+    start, *later = ({"step": step, "reward": reward} for step, reward in ((0, 9.0), (5, 1.0), (10, 2.0), (15, 2.0)))
+    assert not is_best([start], "reward")
+    assert is_best([start, *later[:1]], "reward")
+    assert is_best([start, *later[:2]], "reward")
+    assert not is_best([start, *later], "reward")
+    assert not is_best([start, *later[:1], {"step": 10, "bleu4": 2.0}], "reward")
+    assert is_best(later[:1], "reward")  # of step 0 there were no scores
 
 
 def test_a_reward_of_another_model_is_another_reward_and_another_host_is_not() -> None:

@@ -33,7 +33,7 @@ from configs.schema import (
     RLConfig,
     RolloutConfig,
 )
-from learner.algorithm import ReportRLConfig
+from learner.algorithm import WARM_START_CHUNK, ReportRLConfig, steps_within
 from learner.rollouts import Rollouts
 from rrg.canary import Canary
 
@@ -168,5 +168,12 @@ def test_nothing_is_sampled_before_rl_goes_on(group: Any) -> None:
     rollouts = Rollouts(group, config(0), studies_of, first=0, restored={})
     rollouts.publish(weights(0))
     rollouts.generate(["a"], evidence=True)
+    assert rollouts.busy_shares(0.1) == {"rollout": 0, "reward": 0}  # of evaluations no step's share is told
     assert not rollouts.under_way
     assert rollouts.finished() == {}
+
+
+def test_a_call_of_the_warm_start_lasts_seconds_whatever_a_step_takes() -> None:
+    assert steps_within(10.0, 0.1) == WARM_START_CHUNK
+    assert steps_within(10.0, 3.0) == 3
+    assert steps_within(10.0, 60.0) == 1

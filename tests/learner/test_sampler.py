@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from learner.sampler import studies_for_step
+from learner.sampler import require_studies, studies_for_step
 from rrg.data.study import Report, Study
 from rrg.errors import UserError
 
@@ -34,6 +34,19 @@ def test_a_step_has_its_share_of_abnormal_studies_and_none_twice() -> None:
 def test_an_epoch_visits_every_study_before_any_again() -> None:
     normal = [name for step in range(10) for name in chosen(step) if name not in ABNORMAL]
     assert len(set(normal)) == len(normal) == 20
+
+
+@pytest.mark.parametrize("fraction", [0.0, 0.3, 0.6, 0.85, 1.0])
+@pytest.mark.parametrize("count", [5, 10, 12, 17, 21, 30])
+def test_too_few_studies_for_any_step_are_told_of_before_the_first(count: int, fraction: float) -> None:
+    try:
+        for step in range(40):
+            studies_for_step(STUDIES, seed=0, step=step, count=count, abnormal_fraction=fraction)
+    except UserError:
+        with pytest.raises(UserError, match="studies_per_step"):
+            require_studies(STUDIES, count=count, abnormal_fraction=fraction)
+    else:
+        require_studies(STUDIES, count=count, abnormal_fraction=fraction)
 
 
 def test_too_few_studies_are_named() -> None:

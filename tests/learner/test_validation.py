@@ -25,7 +25,9 @@ from learner.evaluation.bootstrap import draw_resamples
 from learner.evaluation.controls import best_constant
 from learner.monitor import judge_validations
 from learner.offsets import reward_offsets
+from learner.tracking import Row
 from learner.validation import Validation, unique_statistic, validation_studies
+from reward_server.errors import RewardError
 from rrg.data.study import Study
 from rrg.data.studyset import StudySet
 from rrg.errors import UserError
@@ -77,6 +79,10 @@ def validation(
     return Validation(studies, at / "samples", policy, token_f1_score, overlap_reward, cfg)
 
 
+def numbered(rows: Sequence[Row]) -> list[Row]:
+    return [{"step": 5 * index} | dict(row) for index, row in enumerate(rows)]
+
+
 def test_a_policy_that_falls_to_one_template_is_seen_to_decline(
     studies: list[Study], cfg: Config, tmp_path: Path
 ) -> None:
@@ -93,7 +99,7 @@ def test_a_policy_that_falls_to_one_template_is_seen_to_decline(
         low, change, high = (rows[2][f"{name}_change{end}"] for end in ("_low", "", "_high"))
         assert change == pytest.approx(rows[2][name] - rows[0][name])
         assert low <= change <= high < 0
-        assert judge_validations(rows, StopConfig(measures=[name])) is not None
+        assert judge_validations(numbered(rows), StopConfig(measures=[name])) is not None
 
 
 def test_a_policy_that_has_not_changed_has_not_declined(studies: list[Study], cfg: Config, tmp_path: Path) -> None:
@@ -101,7 +107,7 @@ def test_a_policy_that_has_not_changed_has_not_declined(studies: list[Study], cf
     rows = [measured.measure(step) for step in (0, 5, 10)]
     assert rows[1] == rows[2]
     assert all(rows[1][name] == 0 for name in rows[1] if "_change" in name)
-    assert judge_validations(rows, StopConfig()) is None
+    assert judge_validations(numbered(rows), StopConfig()) is None
 
 
 def test_a_resumed_run_compares_with_the_warm_start_of_its_files(
@@ -124,6 +130,25 @@ def test_the_reports_of_a_validation_are_kept_with_every_component(
     assert [row["id"] for row in rows] == [study.id for study in studies]
     assert all(row["hypothesis"] == row["reference"] for row in rows)
     assert {"reward", "overlap", "rougeL", "repetition", "words"} <= rows[0].keys()
+
+
+def test_reports_of_the_warm_start_that_got_no_scores_are_compared_with_later(
+    studies: list[Study], cfg: Config, tmp_path: Path
+) -> None:
+    policy, there = Policy(studies, copies(studies)), [False]
+
+    def score(pairs: list[tuple[str, str]]) -> list[dict[str, float]]:
+        if not there[0]:
+            raise RewardError("the servers are away")
+        return token_f1_score(pairs)
+
+    measured = Validation(studies, tmp_path / "samples", policy, score, overlap_reward, cfg)
+    with pytest.raises(RewardError):
+        measured.measure(0)
+    there[0], policy.texts = True, [NORMAL] * len(studies)
+    row = measured.measure(5)
+    assert row["finding_f1_change"] == row["finding_f1"] - 1
+    assert row["reward_change"] == pytest.approx(row["reward"] - 1)
 
 
 def test_the_share_of_different_reports_is_that_of_the_studies_drawn() -> None:

@@ -81,7 +81,7 @@ def test_log_probs_equal_those_of_each_prompt_and_report_alone(policy: ReportPol
 def test_several_reports_of_a_study_share_its_prompt(policy: ReportPolicy) -> None:
     batch = inputs(policy, 2)
     ids, mask = policy.tokenize([REPORTS[0], REPORTS[1], REPORTS[2]], 32)
-    together = policy(batch, ids, mask, repeat=torch.tensor([2, 1])).logprobs
+    together = policy(batch, ids, mask, counts=torch.tensor([2, 1])).logprobs
     alone = policy(PolicyInputs(FeatureBatch(batch.images.values[1:], batch.images.views[1:], batch.images.mask[1:]),
                                 PromptBatch(batch.prompts.tokens[1:])), ids[2:], mask[2:]).logprobs  # fmt: skip
     assert torch.allclose(together[2:], alone, atol=1e-5)

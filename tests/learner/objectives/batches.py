@@ -30,6 +30,7 @@ def batch(rows: int = 6, tokens: int = 7, seed: int = 0, *, values: bool = False
         entropy=normal(1.0).abs(),
         advantages=advantages,
         mask=torch.arange(tokens) < lengths[:, None],
+        fresh=(torch.arange(tokens) % 3 > 0).expand(rows, tokens),
     )
     return replace(whole, values=normal(1.0), old_values=normal(1.0), returns=normal(1.0)) if values else whole
 

@@ -63,12 +63,18 @@ def test_k1_and_k3_are_the_kl_in_expectation_and_k3_is_never_negative() -> None:
     [(0.05, 1.0), (0.055, 1.01), (0.045, 0.99), (5.0, 1.02), (0.0, 0.98)],
 )
 def test_the_coefficient_rises_and_falls_with_the_kl_by_a_bounded_share(observed: float, factor: float) -> None:
-    adapted = adapt_kl(0.2, observed, target=0.05, horizon=1000, studies=100)
+    adapted = adapt_kl(0.2, observed, target=0.05, horizon=1000, episodes=100)
     assert adapted == pytest.approx(0.2 * factor)
 
 
 def test_the_controller_settles_where_the_kl_is_at_its_target() -> None:
     coef = 0.001
     for _ in range(2000):
-        coef = adapt_kl(coef, observed=0.01 / coef, target=0.05, horizon=100, studies=16)
+        coef = adapt_kl(coef, observed=0.01 / coef, target=0.05, horizon=100, episodes=16)
     assert 0.01 / coef == pytest.approx(0.05, rel=1e-3)
+
+
+def test_a_horizon_of_which_one_step_could_turn_the_coefficients_sign_is_refused() -> None:
+    with pytest.raises(ValueError, match="above a fifth"):
+        adapt_kl(0.2, 0.0, target=0.05, horizon=20, episodes=100)
+    assert adapt_kl(0.2, 0.0, target=0.05, horizon=21, episodes=100) > 0

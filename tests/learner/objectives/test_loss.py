@@ -12,6 +12,7 @@ import torch
 
 from configs.schema import CorrectionConfig, KLConfig, RLConfig, ValueConfig
 from learner.objectives.loss import TokenBatch, policy_loss, summarise
+from rrg.model.value import ValueHead
 from tests.learner.objectives.batches import MAX_TOKENS, batch, denominators, rows_of
 
 PLAIN = RLConfig(kl=KLConfig(place="off"), correction=CorrectionConfig(mode="off"))
@@ -224,7 +225,7 @@ def test_masked_tokens_have_no_influence_on_loss_or_gradient(spoilt: float) -> N
         assert current.grad is not None
         return float(loss.detach()), current.grad
 
-    parts = {k: v if k == "mask" else torch.where(b.mask, v, spoilt) for k, v in vars(b).items()}
+    parts = {k: v if v.dtype == torch.bool else torch.where(b.mask, v, spoilt) for k, v in vars(b).items()}
     loss, slope = gradient(TokenBatch(**parts))
     expected_loss, expected_slope = gradient(b)
     assert loss == expected_loss
@@ -281,6 +282,7 @@ def test_the_metrics_are_those_of_a_plain_loop() -> None:
     d = (b.current - b.reference)[where]
     assert b.returns is not None
     assert b.values is not None
+    assert b.fresh is not None
     expected = {
         "tokens": float(where.sum()),
         "kl_k1": d.mean(),
@@ -298,6 +300,7 @@ def test_the_metrics_are_those_of_a_plain_loop() -> None:
         "ess": weight.sum() ** 2 / (len(weight) * weight.square().sum()),
         "logprob_gap_mean": (b.proximal - b.behaviour)[where].abs().mean(),
         "logprob_gap_max": (b.proximal - b.behaviour)[where].abs().max(),
+        "logprob_gap_fresh_mean": (b.proximal - b.behaviour)[where & b.fresh].abs().mean(),
         "explained_variance": 1 - (b.returns - b.values)[where].var() / b.returns[where].var(),
         "loss": part.loss,
     }
@@ -305,6 +308,50 @@ def test_the_metrics_are_those_of_a_plain_loop() -> None:
         {name: float(value) for name, value in expected.items()}, abs=1e-9
     )
     assert set(told) - set(expected) == {"surrogate", "value_loss"}
+
+
+def test_the_gap_of_fresh_tokens_leaves_out_those_of_older_weights() -> None:
+    b = batch()
+    fresh = torch.arange(b.mask.shape[1]) >= 2
+
+    def told(fresh: torch.Tensor) -> dict[str, float]:
+        part = policy_loss(replace(b, fresh=fresh.expand(b.mask.shape)), PLAIN, 0.0, denominators(b))
+        return summarise({k: float(v) for k, v in part.sums.items()}, {k: float(v) for k, v in part.maxima.items()})
+
+    gap = (b.proximal - b.behaviour).abs()
+    assert told(fresh)["logprob_gap_fresh_mean"] == pytest.approx(float(gap[b.mask & fresh].mean()))
+    assert told(fresh)["logprob_gap_mean"] == pytest.approx(float(gap[b.mask].mean()))
+    assert "logprob_gap_fresh_mean" not in told(torch.zeros_like(fresh))
+
+
+def test_the_critic_takes_next_to_nothing_of_the_norm_that_clips_the_policy() -> None:
+    b = batch(rows=64, values=True)
+    assert b.returns is not None
+    head, states = ValueHead(64, seed=0), torch.randn(*b.mask.shape, 64, generator=torch.Generator().manual_seed(5))
+    values = head(states.flatten(0, 1)).reshape(b.mask.shape).double()
+    wrong = replace(b, values=values, old_values=values.detach(), returns=b.returns - 2.0)
+    policy_loss(wrong, RLConfig(), 0.0, denominators(b)).loss.backward()
+    norm = torch.nn.utils.get_total_norm([p.grad for p in head.parameters() if p.grad is not None])
+    assert 0 < float(norm) < 0.1  # against a grad_clip of 1
+
+
+def test_the_critic_learns_the_same_whatever_the_coefficient_of_its_loss() -> None:
+    b = batch(values=True)
+    states = torch.randn(*b.mask.shape, 16, generator=torch.Generator().manual_seed(5)).flatten(0, 1)
+    learnt = []
+    for coef in (ValueConfig().coef, 0.5):
+        head = ValueHead(16, seed=0)
+        optimizer = torch.optim.AdamW(head.parameters(), lr=1e-3, weight_decay=0.0)
+        for _ in range(20):
+            values = head(states).reshape(b.mask.shape).double()
+            settings = replace(PLAIN, value=ValueConfig(coef=coef))
+            part = policy_loss(replace(b, values=values, old_values=values.detach()), settings, 0.0, denominators(b))
+            optimizer.zero_grad()
+            part.loss.backward()
+            optimizer.step()
+        learnt.append(head(states).detach())
+    assert learnt[1].abs().max() > 0.01
+    assert torch.allclose(learnt[0], learnt[1], atol=1e-3)
 
 
 def test_an_entropy_bonus_without_a_gradient_is_refused_rather_than_ignored() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from configs.schema import ValueConfig
 from learner.objectives.returns import discounted_returns, gae, moments, token_rewards, whiten
 
 MASK = torch.tensor([[True, True, True, False], [True, True, True, True], [True, False, False, False]])
@@ -68,3 +69,15 @@ def test_values_without_spread_are_whitened_to_nothing() -> None:
     out = whiten(values, MASK, moments(values, MASK))
     assert out.abs().max() < 1e-3
     assert not whiten(values, torch.zeros_like(MASK), torch.zeros(3, dtype=torch.float64)).any()
+
+
+def test_while_the_critic_knows_nothing_an_ending_is_not_blamed_for_the_mean_reward() -> None:
+    rewards, mask = -2.0 + 0.3 * random(4)[:, 0], torch.ones(3, 40, dtype=torch.bool)
+    earned = token_rewards(rewards, torch.zeros(3, 40), mask, coef=0.0)
+    ends = {}
+    for lam in (ValueConfig().gae_lambda, 0.95):
+        advantages = gae(earned, torch.zeros_like(earned), mask, 1.0, lam)[0]
+        ends[lam] = whiten(advantages, mask, moments(advantages, mask))[:, -1]
+    assert (ends[0.95] < -1.5).all()  # what a default below 1 would teach: never end
+    assert float(ends[1.0].mean()) == pytest.approx(0.0, abs=1e-6)
+    assert torch.equal(ends[1.0].argsort(), rewards.argsort())
