@@ -1,6 +1,6 @@
 """TRL's side of `benchmarks.rl_step`: its GRPOTrainer, with the same model, prompts, lengths, reward and schedule.
 
-Contract: TRL as a user would set it up on a machine without GPUs, at its fastest there: generation by transformers (its
+Contract: TRL as a user would set it up on a machine without GPUs: generation by transformers (its
 vLLM mode needs NCCL), no gradient checkpointing, float32, fused AdamW. Its code is not changed, only watched.
 """
 
