@@ -57,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             idle = [f"{100 * _mean(folder, name):.0f} %" for name in _IDLE]
             rate = f"{_mean(folder, 'samples') / seconds:.1f}"
             rows.append([kind, str(staleness), f"{seconds:.2f}", rate, f"{base / seconds:.2f}", *idle])
-    console = Console()
+    console = Console(width=None if Console().is_terminal else 200)
     console.print(filled_table(header, rows))
     lines = ["| " + " | ".join(row) + " |" for row in [header, ["---"] * len(header), *rows]]
     (out / "table.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
