@@ -201,11 +201,10 @@ class ReportRL(Algorithm):  # type: ignore[misc]
         what was seen in its regions too."""
         return self._rollouts.generate(study_ids, evidence=evidence)
 
-    def save_run(self, folder: Path, metrics: Mapping[str, float] | None = None) -> Path:
-        """A checkpoint of the current step below `folder`; `metrics` of a validation of that step decide whether it is
-        the best so far (`learner.rl.keep_best`)."""
-        if metrics is not None:
-            self._best = _better(self._best, self._cfg.learner.rl.keep_best, metrics, self.rl_step)
+    def save_run(self, folder: Path, best: Best | None = None) -> Path:
+        """A checkpoint of the current step below `folder`; `best` where its validation is the best so far: then it is
+        kept until there is a better one."""
+        self._best = best or self._best
         state = RunState(
             phase=self._phase,
             step=self.rl_step if self._phase == "rl" else self._warm_step,
@@ -267,12 +266,3 @@ class ReportRL(Algorithm):  # type: ignore[misc]
 def steps_within(limit_s: float, step_s: float) -> int:
     """Steps of the warm start for the next call, when one takes `step_s`: at least one, at most `WARM_START_CHUNK`."""
     return max(1, min(WARM_START_CHUNK, int(limit_s / step_s)))
-
-
-def _better(best: Best | None, measure: str | None, metrics: Mapping[str, float], step: int) -> Best | None:
-    """The better of `best` and this step by `measure`."""
-    if measure is None or measure not in metrics:
-        return best
-    if best is not None and best.metric == measure and best.value >= metrics[measure]:
-        return best
-    return Best(measure, metrics[measure], step)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from actors.trajectory import Trajectory
+from configs.check_rl import TOKEN_ADVANTAGES
 from configs.schema import Config, RLConfig
 from learner.engine import add_over_ranks
 from learner.microbatch import MicroBatch
@@ -21,9 +22,6 @@ from learner.objectives.advantages import sequence_advantages
 from learner.objectives.kl import kl_estimates
 from learner.objectives.returns import discounted_returns, gae, moments, token_rewards, whiten
 from rrg.model.policy import PolicyOutput, ReportPolicy
-
-# Kinds of advantage that differ from token to token.
-_OF_TOKENS = ("reinforce_pp", "ppo")
 
 Plan = list[list[MicroBatch]]
 
@@ -75,7 +73,7 @@ def with_advantages(
 
     With kl.place=reward the KL at each token (k1 of the proximal policy) is taken from the rewards first.
     """
-    if rl.advantage in _OF_TOKENS:
+    if rl.advantage in TOKEN_ADVANTAGES:
         return _of_tokens(plan, samples, rl, kl_coef, device)
     rewards = torch.tensor([t.reward for t in samples], dtype=torch.float64)
     if rl.kl.place == "reward":

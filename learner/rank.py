@@ -8,7 +8,6 @@ step, rank) only, so nothing of them needs to be saved, and a restored rank goes
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 import socket
 from collections import Counter
@@ -17,6 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from actors.seeds import hashed_seed
 from actors.trajectory import Trajectory, WeightsRef
 from configs.schema import Config
 from learner.checkpoints import Phase, read_state
@@ -291,5 +291,4 @@ class DeepSpeedRank:
 
 def step_seed(seed: int, phase: str, step: int, rank: int) -> int:
     """The seed of the random numbers (dropout) that a rank draws in one step."""
-    digest = hashlib.blake2b(f"{seed}/{phase}/{step}/{rank}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") >> 1
+    return hashed_seed(f"{seed}/{phase}/{step}/{rank}".encode())

@@ -15,7 +15,7 @@ from pathlib import Path
 from rich.markup import escape
 
 from learner import monitor
-from learner.checkpoints import latest_checkpoint, read_state
+from learner.checkpoints import Best, latest_checkpoint, read_state
 from learner.files import write_whole
 from learner.monitor import Stop
 from learner.offsets import reward_offsets
@@ -136,7 +136,7 @@ def _validate_if_due(run: Run, validation: Validation | None) -> None:
         return
     # Before the record: a run that is killed between the two validates again, and would not know of the best otherwise.
     if rl.keep_best is not None and monitor.is_best([*_validations(run), {"step": step, **row}], rl.keep_best):
-        run.algo.save_run(run.checkpoints, metrics=row)
+        run.algo.save_run(run.checkpoints, Best(rl.keep_best, row[rl.keep_best], step))
     run.tracker.log("validation", step, row)
     run.show.line(f"  validation after {step} RL steps  {_line(SHOWN_VALIDATION, row)}")
     _heed(run, monitor.judge_validations(_validations(run), rl.stop))

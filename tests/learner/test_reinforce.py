@@ -29,7 +29,7 @@ from configs.schema import (
     RolloutConfig,
     StopConfig,
 )
-from learner.checkpoints import RunState, latest_checkpoint, read_state, write_checkpoint
+from learner.checkpoints import Best, RunState, latest_checkpoint, read_state, write_checkpoint
 from learner.progress import Show
 from learner.reinforce import OF_LAST_STEP, reinforce
 from learner.run import Run
@@ -76,7 +76,7 @@ class Algorithm:
     def generate(self, ids: Sequence[str]) -> list[Any]:
         return [SimpleNamespace(text=STUDIES[one].target) for one in ids]
 
-    def save_run(self, folder: Path, metrics: dict[str, float] | None = None) -> Path:
+    def save_run(self, folder: Path, best: Best | None = None) -> Path:
         state = RunState("rl", self.rl_step, self.rl_step, 1, "hash", kl_coef=0.0)
         return write_checkpoint(folder, state, _fill, keep=2)
 
