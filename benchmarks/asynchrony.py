@@ -21,7 +21,7 @@ from typing import Final
 import numpy as np
 from rich.console import Console
 
-from learner.evaluation.tables import filled_table
+from learner.evaluation.tables import filled_table, markdown_table
 
 _WARM_UP: Final = 2
 _IDLE: Final = ("idle_rollout", "idle_learner", "idle_reward")
@@ -59,8 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             rows.append([kind, str(staleness), f"{seconds:.2f}", rate, f"{base / seconds:.2f}", *idle])
     console = Console(width=None if Console().is_terminal else 200)
     console.print(filled_table(header, rows))
-    lines = ["| " + " | ".join(row) + " |" for row in [header, ["---"] * len(header), *rows]]
-    (out / "table.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    (out / "table.md").write_text(markdown_table(header, rows), encoding="utf-8")
     return 0
 
 

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from benchmarks import learning_table
+from learner.runs import ArmRun, seeds_of
 from rrg.errors import UserError
 
 WARM: Final = "warm"
@@ -66,27 +66,14 @@ ARMS: Final[Mapping[str, Arm]] = {
 }
 
 
-@dataclass(frozen=True)
-class Run:
-    """One arm with one seed, in `folder`."""
-
-    arm: str
-    seed: int
-    folder: Path
-
-    @property
-    def finished(self) -> bool:
-        return (self.folder / "summary.json").is_file()
+class Run(ArmRun):
+    """An arm of the comparison with one seed."""
 
     def sibling(self, arm: str) -> Run:
         """Another arm with the same seed."""
         return Run(arm, self.seed, self.folder.with_name(f"{arm}-seed{self.seed}"))
 
-    def command(self, overrides: Sequence[str]) -> list[str]:
-        """What to run. Raises UserError where the runs that it builds on are not there."""
-        main = [sys.executable, "-m", "learner.main"]
-        if (self.folder / "config.yaml").is_file():
-            return [*main, f"resume={self.folder}"]
+    def settings(self, overrides: Sequence[str]) -> list[str]:
         arm = ARMS[self.arm]
         own = [f"seed={self.seed}", f"output_dir={self.folder}"]
         if self.arm != WARM:
@@ -96,7 +83,7 @@ class Run:
             own.append(f"start={_finished(self.sibling(WARM)).folder}")
         if self.arm == MORE_SFT:
             own.append(f"learner.sft.epochs={_epochs_of_equal_time(self):.2f}")
-        return [*main, *overrides, *arm.overrides, *own]
+        return [*overrides, *arm.overrides, *own]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -104,15 +91,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = _parser().parse_intermixed_args(arguments)
     console = Console(width=None if Console().is_terminal else 200)
     try:
-        seeds = [int(text) for text in args.seeds.split(",")]
-        runs = plan(Path(args.out), args.arms.split(","), seeds)
-        failed = [] if args.table else [run for run in runs if not done(run, args.overrides, console)]
+        runs = plan(Path(args.out), args.arms.split(","), seeds_of(args.seeds))
+        failed = [] if args.table else [run for run in runs if not run.done(args.overrides, console)]
         finished = [run for run in runs if run.finished]
         if not finished:
             raise UserError(f"{args.out}: no run was finished; the logs beside the run directories say why")
-        learning_table.write(
-            Path(args.out), [(run.arm, run.seed, run.folder) for run in finished], ARMS_POLICY, console
-        )
+        judged = [(run.arm, run.seed, run.folder, ARMS[run.arm].policy) for run in finished]
+        learning_table.write(Path(args.out), judged, console)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -128,20 +113,6 @@ def plan(out: Path, arms: Sequence[str], seeds: Sequence[int]) -> list[Run]:
     order = list(ARMS)
     chosen = sorted(dict.fromkeys(arms), key=order.index)
     return [Run(arm, seed, out.resolve() / f"{arm}-seed{seed}") for arm in chosen for seed in seeds]
-
-
-def done(run: Run, overrides: Sequence[str], console: Console) -> bool:
-    """Runs what is not finished; whether it is then."""
-    if run.finished:
-        return True
-    command = run.command(overrides)
-    log = run.folder.with_name(run.folder.name + ".log")
-    console.print(f"{run.folder.name}: running, log {log}", highlight=False, soft_wrap=True)
-    with log.open("a", encoding="utf-8") as file:
-        status = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, check=False).returncode
-    if not run.finished:
-        console.print(f"{run.folder.name}: failed with status {status}, see its log", highlight=False, soft_wrap=True)
-    return run.finished
 
 
 def _finished(run: Run) -> Run:
@@ -176,9 +147,6 @@ def _sft_seconds(folder: Path) -> float:
 def _rl_seconds(folder: Path) -> float:
     rows = map(json.loads, (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines())
     return float(sum(row["seconds_step"] for row in rows if row["phase"] == "rl"))
-
-
-ARMS_POLICY: Final[Mapping[str, str]] = {name: arm.policy for name, arm in ARMS.items()}
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -21,7 +21,7 @@ from rich.console import Console
 from configs.schema import DataConfig, EvalConfig, RewardConfig
 from learner.evaluation.bootstrap import Statistic, difference, draw_resamples, interval
 from learner.evaluation.measures import Evaluation, Pair, evaluate
-from learner.evaluation.tables import filled_table
+from learner.evaluation.tables import filled_table, markdown_table
 from reward_server.spec import reward_from_components
 from rrg.data import load_studies
 from rrg.data.studyset import StudySet
@@ -48,7 +48,6 @@ BASES: Final = ("warm", "more_sft")
 
 SECONDS: Final = {"rl": "reinforcement learning", "sft": "warm start"}
 _SEED: Final = 0
-_BATCH: Final = 128
 
 Score = Callable[[list[Pair]], list[dict[str, float]]]
 Judged = dict[str, dict[int, Evaluation]]
@@ -63,26 +62,23 @@ class Facts:
     seconds: float
 
 
-def write(
-    out: Path, runs: Sequence[tuple[str, int, Path]], policy_of: Mapping[str, str], console: Console
-) -> dict[str, Any]:
-    """Judges `runs` (arm, seed, folder), prints the table and writes it to `out`; returns what `table.json` holds."""
+def write(out: Path, runs: Sequence[tuple[str, int, Path, str]], console: Console) -> dict[str, Any]:
+    """Judges `runs` (arm, seed, folder, policy), prints and writes the table; returns what `table.json` holds."""
     studies = load_studies(DataConfig(name="rendered_openi"))
     score = kept_scores(out / "scores.jsonl")
     judged: Judged = {}
     facts: dict[str, list[Facts]] = {}
-    for arm, seed, folder in runs:
-        found = judge(folder, policy_of[arm], studies, score)
+    for arm, seed, folder, policy in runs:
+        found = judge(folder, policy, studies, score)
         judged.setdefault(arm, {})[seed] = found
         summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
         unique = found.metrics["unique"]
         assert isinstance(unique, float)
-        facts.setdefault(arm, []).append(Facts(unique, float(summary["seconds"].get(SECONDS[policy_of[arm]], 0.0))))
+        facts.setdefault(arm, []).append(Facts(unique, float(summary["seconds"].get(SECONDS[policy], 0.0))))
     made = report(judged, facts, EvalConfig().bootstrap)
     (out / "table.json").write_text(json.dumps(made, indent=2) + "\n", encoding="utf-8")
     header, rows = cells(made)
-    lines = ["| " + " | ".join(row) + " |" for row in [header, ["---"] + ["---:"] * (len(header) - 1), *rows]]
-    (out / "table.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    (out / "table.md").write_text(markdown_table(header, rows), encoding="utf-8")
     console.print(filled_table(header, rows))
     return made
 
@@ -113,13 +109,11 @@ def kept_scores(path: Path) -> Score:
             known[reference, hypothesis] = components
 
     def score(pairs: list[Pair]) -> list[dict[str, float]]:
-        missing = [pair for pair in dict.fromkeys(pairs) if pair not in known]
+        missing = [pair for pair in pairs if pair not in known]
         with path.open("a", encoding="utf-8") as file:
-            for start in range(0, len(missing), _BATCH):
-                batch = missing[start : start + _BATCH]
-                for pair, components in zip(batch, scorer.score(batch), strict=True):
-                    known[pair] = dict(components)
-                    file.write(json.dumps([*pair, dict(components)]) + "\n")
+            for pair, components in zip(missing, scorer.score(missing), strict=True):
+                known[pair] = dict(components)
+                file.write(json.dumps([*pair, known[pair]]) + "\n")
         return [known[pair] for pair in pairs]
 
     return score

@@ -11,10 +11,8 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -22,6 +20,7 @@ from rich.console import Console
 
 from learner.evaluation.ablation import FULL, Report, cells, markdown, notes, read_arm, report
 from learner.evaluation.tables import filled_table
+from learner.runs import ArmRun, seeds_of
 from rrg.errors import UserError
 
 ARMS: Final[Mapping[str, tuple[str, ...]]] = {
@@ -44,29 +43,12 @@ _OWN: Final = (
 )
 
 
-@dataclass(frozen=True)
-class Run:
-    """One arm with one seed."""
+class Run(ArmRun):
+    """An ablation with one seed."""
 
-    arm: str
-    seed: int
-    folder: Path
-
-    @property
-    def name(self) -> str:
-        return self.folder.name
-
-    @property
-    def finished(self) -> bool:
-        return (self.folder / "summary.json").is_file()
-
-    def command(self, overrides: Sequence[str]) -> list[str]:
-        """What to run; a run that was begun is resumed with the config that it has."""
-        main = [sys.executable, "-m", "learner.main"]
-        if (self.folder / "config.yaml").is_file():
-            return [*main, f"resume={self.folder}"]
+    def settings(self, overrides: Sequence[str]) -> list[str]:
         own = ["stage=warm_start", f"seed={self.seed}", f"output_dir={self.folder}"]
-        return [*main, *overrides, *ARMS[self.arm], *own]
+        return [*overrides, *ARMS[self.arm], *own]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -74,8 +56,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = _parser().parse_intermixed_args(arguments)
     console = Console()
     try:
-        runs = plan(Path(args.out), _arms(args.arms), _seeds(args.seeds), args.overrides)
-        failed = [run for run in runs if not _done(run, args.overrides, console)]
+        runs = plan(Path(args.out), _arms(args.arms), seeds_of(args.seeds), args.overrides)
+        failed = [run for run in runs if not run.done(args.overrides, console)]
         made = tabulate(runs, args.bootstrap)
         _write(Path(args.out), made)
         _print(made, console if console.is_terminal else Console(width=200))
@@ -114,21 +96,6 @@ def tabulate(runs: Sequence[Run], bootstrap: int) -> Report:
     return report(whole, [run.name for run in runs if not run.finished], bootstrap, seed=0)
 
 
-def _done(run: Run, overrides: Sequence[str], console: Console) -> bool:
-    """Runs what is not finished; whether it is then."""
-    if run.finished:
-        console.print(f"{run.name}: finished before", highlight=False)
-        return True
-    log = run.folder.with_name(run.name + ".log")
-    console.print(f"{run.name}: running, log {log}", highlight=False, soft_wrap=True)
-    with log.open("a", encoding="utf-8") as file:
-        status = subprocess.run(run.command(overrides), stdout=file, stderr=subprocess.STDOUT, check=False).returncode
-    if not run.finished:
-        last = (log.read_text(encoding="utf-8", errors="replace").strip().splitlines() or ["no output"])[-1]
-        console.print(f"{run.name}: failed with status {status}: {last}", highlight=False, markup=False, soft_wrap=True)
-    return run.finished
-
-
 def _write(out: Path, made: Report) -> None:
     (out / "table.json").write_text(json.dumps(made, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     (out / "table.md").write_text(markdown(made), encoding="utf-8")
@@ -161,14 +128,6 @@ def _arms(text: str) -> list[str]:
     if unknown or not arms:
         raise UserError(f"--arms {text}: choose among {', '.join(ARMS)}")
     return arms
-
-
-def _seeds(text: str) -> list[int]:
-    try:
-        seeds = list(dict.fromkeys(int(part) for part in text.split(",")))
-    except ValueError as error:
-        raise UserError(f"--seeds {text}: must be whole numbers, separated by commas") from error
-    return seeds
 
 
 if __name__ == "__main__":

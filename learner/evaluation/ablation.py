@@ -20,6 +20,7 @@ import numpy as np
 from learner.evaluation import metrics
 from learner.evaluation.bootstrap import Statistic, difference, draw_resamples, interval, mean
 from learner.evaluation.measures import FINDING_COLUMNS, bleu_statistics
+from learner.evaluation.tables import markdown_table
 from rrg.errors import UserError
 
 FULL: Final = "full"
@@ -121,10 +122,7 @@ def notes(report: Report) -> list[str]:
 
 def markdown(report: Report) -> str:
     """The table and the notes for a README."""
-    header, rows = cells(report)
-    rule = ["---"] + ["---:"] * (len(header) - 1)
-    lines = ["| " + " | ".join(row) + " |" for row in [header, rule, *rows]]
-    return "\n".join([*lines, "", *(f"- {note}" for note in notes(report))]) + "\n"
+    return "\n".join([markdown_table(*cells(report)), *(f"- {note}" for note in notes(report))]) + "\n"
 
 
 def _read_run(run_dir: Path) -> ArmResult:

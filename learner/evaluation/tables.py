@@ -110,6 +110,12 @@ def filled_table(header: Sequence[str], rows: Sequence[Sequence[str]], left: int
     return table
 
 
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """The same for a README: words in the first column, numbers in the others."""
+    rule = ["---"] + ["---:"] * (len(header) - 1)
+    return "".join("| " + " | ".join(row) + " |\n" for row in [header, rule, *rows])
+
+
 def _cell(value: float | None) -> str:
     return "-" if value is None else f"{value:.4f}"
 
