@@ -5,9 +5,9 @@ once an arm and seed, one after the other, in DIR/ARM-seedN, and then judges the
 (`benchmarks.learning_table`). Finished runs are kept and begun ones resumed, so a killed call goes on where it was;
 `--table` only judges. `OVERRIDE`s are given to every run. The arms:
 
-- warm: the warm start, where every other arm but `no_warm_start` begins.
+- warm: the warm start, where every arm begins that says nothing else.
 - rl: the default recipe. more_sft: the same wall-clock of more supervised training, the control that is often left
-  out. no_warm_start: RL on untrained weights.
+  out. rl_after_more_sft: the default recipe from there. no_warm_start: RL on untrained weights.
 - rloo, ppo, scst, ...: other algorithms, same samples. async1: `rollout.max_staleness=1`.
 - no_kl, no_regions, natural_mix, no_penalties, no_positive_f1, no_clip: without one guard each.
 """
@@ -40,18 +40,20 @@ _REGIONS_COST: Final = 0.6
 
 @dataclass(frozen=True)
 class Arm:
-    """`overrides` of a run; `warm`: it begins at the warm start of its seed; `policy`: whose reports count."""
+    """`overrides` of a run; `start`: the arm whose policy, of the same seed, it begins at; `policy`: whose reports
+    count."""
 
     overrides: tuple[str, ...] = ()
-    warm: bool = True
+    start: str | None = WARM
     policy: str = "rl"
 
 
 ARMS: Final[Mapping[str, Arm]] = {
-    WARM: Arm(("stage=warm_start",), warm=False, policy="sft"),
+    WARM: Arm(("stage=warm_start",), start=None, policy="sft"),
     "rl": Arm(_NO_SFT),
     MORE_SFT: Arm(("stage=warm_start", "learner.sft.regions_epochs=0", f"learner.sft.lr={_MORE_SFT_LR}"), policy="sft"),
-    "no_warm_start": Arm((*_NO_SFT, "learner.rl.stop.max_kl=null"), warm=False),
+    "rl_after_more_sft": Arm(_NO_SFT, start=MORE_SFT),
+    "no_warm_start": Arm((*_NO_SFT, "learner.rl.stop.max_kl=null"), start=None),
     "rloo": Arm((*_NO_SFT, "learner.rl.advantage=rloo")),
     "dr_grpo": Arm((*_NO_SFT, "learner.rl.advantage=dr_grpo", "learner.rl.reduction=constant")),
     "ppo": Arm((*_NO_SFT, "learner.rl.advantage=ppo")),
@@ -79,8 +81,8 @@ class Run(ArmRun):
         if self.arm != WARM:
             # Every run to its end, also one that the automatic stop would end: it is to be judged, not spared.
             own += ["evaluation.controls=false", "learner.rl.stop.patience=null"]
-        if arm.warm:
-            own.append(f"start={_finished(self.sibling(WARM)).folder}")
+        if arm.start is not None:
+            own.append(f"start={_finished(self.sibling(arm.start)).folder}")
         if self.arm == MORE_SFT:
             own.append(f"learner.sft.epochs={_epochs_of_equal_time(self):.2f}")
         return [*overrides, *arm.overrides, *own]
