@@ -141,6 +141,8 @@ def _wait_for_folder(folder: Path, timeout_s: float) -> None:
 
     A learner that fails before leaves a file `<folder>.failed`.
     """
+    if not folder.parent.is_dir():
+        raise EngineError(f"{folder.parent} is not there: all nodes must share the run directory (output_dir)")
     deadline = time.monotonic() + timeout_s
     while not folder.is_dir():
         if folder.with_suffix(".failed").exists():

@@ -6,8 +6,10 @@ once an arm and seed, one after the other, in DIR/ARM-seedN, and then judges the
 `--table` only judges. `OVERRIDE`s are given to every run. The arms:
 
 - warm: the warm start, where every arm begins that says nothing else.
-- rl: the default recipe. more_sft: the same wall-clock of more supervised training, the control that is often left
-  out. rl_after_more_sft: the default recipe from there. no_warm_start: RL on untrained weights.
+- rl: the default recipe.
+- more_sft: the same wall-clock of more supervised training, the control that is often left out
+  (learner.sft.epochs=N sets it by hand where other work disturbs the times).
+- rl_after_more_sft: the default recipe from there. no_warm_start: RL on untrained weights.
 - rloo, ppo, scst, ...: other algorithms, same samples. async1: `rollout.max_staleness=1`.
 - no_kl, no_regions, natural_mix, no_penalties, no_positive_f1, no_clip: without one guard each.
 """
@@ -31,6 +33,7 @@ from rrg.errors import UserError
 
 WARM: Final = "warm"
 MORE_SFT: Final = "more_sft"
+_EPOCHS: Final = "learner.sft.epochs="
 _NO_SFT: Final = ("learner.sft.regions_epochs=0", "learner.sft.epochs=0")
 # A cosine schedule that begins at the warm start's peak would first undo some of it.
 _MORE_SFT_LR: Final = 3e-4
@@ -83,8 +86,8 @@ class Run(ArmRun):
             own += ["evaluation.controls=false", "learner.rl.stop.patience=null"]
         if arm.start is not None:
             own.append(f"start={_finished(self.sibling(arm.start)).folder}")
-        if self.arm == MORE_SFT:
-            own.append(f"learner.sft.epochs={_epochs_of_equal_time(self):.2f}")
+        if self.arm == MORE_SFT and not any(given.startswith(_EPOCHS) for given in overrides):
+            own.append(f"{_EPOCHS}{_epochs_of_equal_time(self):.2f}")
         return [*overrides, *arm.overrides, *own]
 
 

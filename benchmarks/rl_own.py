@@ -17,7 +17,6 @@ from actors.env import rollout_env
 from actors.trajectory import SampleRequest, Trajectory, WeightsRef
 from benchmarks.rl_sides import PHASES, Setup, Step, Stopwatch
 from configs.schema import Config
-from learner.environment import process_environment
 from learner.rank import DeepSpeedRank
 
 _GETTING_READY_S = 300.0
@@ -82,19 +81,18 @@ class _Run:
     def __init__(self, setup: Setup) -> None:
         import ray
 
-        from learner.group import DeepSpeedLearnerGroup
+        from learner.group import DeepSpeedLearnerGroup, create_ranks
 
         self._ray, self._setup, cfg = ray, setup, setup.config
         ray.init(
             address="local", num_cpus=4, include_dashboard=False, log_to_driver=False, object_store_memory=1 << 28,
             _system_config={"worker_niceness": 0},  # as its peer: Ray's default would let every other process go first
         )  # fmt: skip
-        rank = ray.remote(TimedRank).options(runtime_env={"env_vars": process_environment(cfg.learner)})
-        self._rank = rank.remote(cfg, str(setup.run_dir), 0, 1)
-        self._rank.start.remote(self._rank.address.remote())
+        self._ranks = create_ranks(cfg, setup.run_dir, TimedRank)
+        (self._rank,) = self._ranks.handles
         rollout = ray.remote(TimedRollout).options(runtime_env={"env_vars": rollout_env(cfg.rollout)})
         self._rollout = rollout.remote(cfg, str(setup.policy), setup.address)
-        self._group = DeepSpeedLearnerGroup(cfg, [self._rank])
+        self._group = DeepSpeedLearnerGroup(cfg, self._ranks)
         self._group.wait()
         self._group.begin_rl(None)
         self._get(self._rank.watch.remote())

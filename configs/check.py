@@ -129,6 +129,16 @@ def _combinations(cfg: Config) -> Iterator[str]:
         yield "learner.zero_stage=0 with bfloat16 differs from the other stages in DeepSpeed: use stage 1 to 3"
     if learner.offload and learner.zero_stage == 0:
         yield "learner.offload with learner.zero_stage=0: DeepSpeed offloads what ZeRO splits, set zero_stage=1 to 3"
+    cluster = {
+        "learner_nodes": cfg.cluster.learner_nodes,
+        "rollout_nodes": cfg.cluster.rollout_nodes,
+        "reward_nodes": cfg.cluster.reward_nodes,
+    }
+    for name, nodes in cluster.items():
+        if nodes not in ("auto", "own", "any"):
+            yield f"cluster.{name}={nodes}: auto, own or any"
+        if nodes == "own" and cfg.cluster.address is None:
+            yield f"cluster.{name}=own is for clusters: a local Ray has no nodes of a role's own (cluster=ray)"
     if (learner.gpus_per_rank > 0) != (rollout.gpus_per_actor > 0):
         yield "learner.gpus_per_rank and rollout.gpus_per_actor: both on GPUs or both on CPUs"
 
@@ -189,8 +199,6 @@ def _own_workers(reward: RewardConfig) -> Iterator[str]:
             f"reward.weights is not set: reward={reward.backend} needs the folder with the weights, reward.weights=DIR "
             "(python -m reward_server weights fetch --weights DIR gets them)"
         )
-    if reward.nodes not in ("auto", "reward", "any"):
-        yield f"reward.nodes={reward.nodes}: auto, reward or any"
     if reward.device not in ("cpu", "cuda"):
         yield f"reward.device={reward.device}: cpu, or cuda (Ray gives every worker a GPU of its own)"
     if reward.backend == "embedded" and (reward.device != "cpu" or reward.dtype != "float32"):

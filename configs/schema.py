@@ -160,9 +160,6 @@ class RewardConfig:
     # The run's own workers: how many, and torch threads of each.
     num_workers: int = 1
     threads: int = 1
-    # Nodes of a cluster that workers may run on: "auto" those with the custom resource `reward` if there is such a node
-    # when the run starts, else any; "reward" only those with it, also when the autoscaler has to add one; "any".
-    nodes: str = "auto"
     # Folder with the weights of `published` and `reference`, on every node that has a worker, and the RadGraph archive
     # in it: "radgraph" or "radgraph-xl".
     weights: str | None = None
@@ -340,6 +337,15 @@ class LearnerConfig:
 class ClusterConfig:
     # Ray address; null: a local Ray of this process.
     address: str | None = None
+    # Nodes that each role may run on: "auto" those with the custom resource of the role's name (`learner`, `rollout`,
+    # `reward`; a process takes one of it) if there is such a node when the run starts, else any; "own" only those, also
+    # when the autoscaler has to add one; "any".
+    learner_nodes: str = "auto"
+    rollout_nodes: str = "auto"
+    reward_nodes: str = "auto"
+    # Whether the cluster adds nodes by itself: then a run waits for places that are missing when it starts
+    # (`start_timeout_s`), else it refuses to start.
+    autoscaled: bool = False
     # CPUs that the local Ray may use (null: all of the machine) and its object store.
     num_cpus: int | None = None
     object_store_mib: int = 512

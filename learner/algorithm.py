@@ -16,18 +16,22 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import ray
 from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.core.learner.torch.torch_learner import TorchLearner
 from ray.rllib.core.rl_module.multi_rl_module import MultiRLModuleSpec
 
 from actors.runner import VLLMEnvRunner
+from actors.scale import start_scale
 from actors.trajectory import Trajectory
 from configs.schema import Config
 from learner.checkpoints import Best, Phase, RunState, config_hash, read_state, write_checkpoint
 from learner.group import DeepSpeedLearnerGroup, create_ranks, find_ranks
 from learner.inflight import read_inflight, write_inflight
 from learner.objectives.kl import adapt_kl
+from learner.placement import own_resource
+from learner.plan import namespace_of
 from learner.rank import INITIAL_POLICY, WARM_START
 from learner.rollouts import Rollouts, slots
 from learner.sampler import studies_for_step
@@ -58,6 +62,7 @@ class ReportRLConfig(AlgorithmConfig):  # type: ignore[misc]
             num_env_runners=rollout.num_actors,
             num_cpus_per_env_runner=1,
             num_gpus_per_env_runner=rollout.gpus_per_actor,
+            custom_resources_per_env_runner=own_resource("rollout", cfg.cluster.rollout_nodes, ray.cluster_resources()),
             create_local_env_runner=False,
             max_requests_in_flight_per_env_runner=slots(cfg),
         )
@@ -110,6 +115,8 @@ class ReportRL(Algorithm):  # type: ignore[misc]
         # Before the rollout actors: those wait for the policy that rank 0 writes.
         # Kept: the handles that `find_ranks` gives do not keep an actor alive.
         self._ranks = create_ranks(self._cfg, self._run_dir)
+        most = self._cfg.learner.rl.studies_per_step
+        self._scale = start_scale(self._cfg.rollout.num_actors, most, namespace_of(self._cfg, self._run_dir))
         try:
             super().setup(config)
         except IndexError as error:
@@ -164,7 +171,12 @@ class ReportRL(Algorithm):  # type: ignore[misc]
         self.learner_group.begin_rl(checkpoint)
         self._phase = "rl"
         self._rollouts = Rollouts(
-            self.env_runner_group, self._cfg, self._studies_of, first=self.rl_step, restored=restored
+            self.env_runner_group,
+            self._cfg,
+            self._studies_of,
+            first=self.rl_step,
+            restored=restored,
+            scale=self._scale,
         )
         self._publish()
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,13 @@ import ray
 from ray.actor import ActorHandle
 from ray.exceptions import RayError, RayTaskError
 from ray.rllib.core.learner.learner_group import LearnerGroup
+from ray.util.placement_group import PlacementGroup, get_placement_group, placement_group, remove_placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from actors.trajectory import Trajectory, WeightsRef
 from configs.schema import Config
 from learner.environment import process_environment
+from learner.placement import demands
 from learner.rank import DeepSpeedRank, RankInfo
 from rrg.errors import UserError
 
@@ -27,38 +31,59 @@ class LearnerError(RuntimeError):
     """A rank failed or did not answer in time."""
 
 
-def create_ranks(cfg: Config, run_dir: Path) -> list[ActorHandle]:
-    """Start all ranks without waiting for any; they live as long as these handles."""
-    learner = cfg.learner
-    env = {"env_vars": process_environment(learner)}
-    actor = ray.remote(num_cpus=1, num_gpus=learner.gpus_per_rank)(DeepSpeedRank)
-    ranks = [
-        actor.options(name=_name(run_dir, rank), runtime_env=env).remote(cfg, str(run_dir), rank, learner.num_ranks)
-        for rank in range(learner.num_ranks)
-    ]
+@dataclass(frozen=True)
+class Ranks:
+    """The handles of all ranks in order, and the place that Ray holds for them."""
+
+    handles: list[ActorHandle]
+    place: PlacementGroup
+
+
+def create_ranks(cfg: Config, run_dir: Path, kind: type[DeepSpeedRank] = DeepSpeedRank) -> Ranks:
+    """Start all ranks without waiting for any, on as few nodes as Ray can; they live as long as their handles."""
+    number = cfg.learner.num_ranks
+    (demand,) = (one for one in demands(cfg, ray.cluster_resources()) if one.role == "learner")
+    place = placement_group([dict(demand.resources)] * number, strategy="PACK", name=_place_name(run_dir))
+    actor = ray.remote(kind)
+    ranks = []
+    for rank in range(number):
+        options = actor.options(
+            name=_name(run_dir, rank),
+            runtime_env={"env_vars": process_environment(cfg.learner)},
+            num_cpus=demand.resources["CPU"],
+            num_gpus=demand.resources.get("GPU", 0.0),
+            scheduling_strategy=PlacementGroupSchedulingStrategy(place, placement_group_bundle_index=rank),
+        )
+        ranks.append(options.remote(cfg, str(run_dir), rank, number))
     address = ranks[0].address.remote()
     for rank in ranks:
         rank.start.remote(address)
-    return ranks
+    return Ranks(ranks, place)
 
 
-def find_ranks(cfg: Config, run_dir: Path) -> list[ActorHandle]:
-    """The ranks that `create_ranks` started for this run."""
-    return [ray.get_actor(_name(run_dir, rank)) for rank in range(cfg.learner.num_ranks)]
+def find_ranks(cfg: Config, run_dir: Path) -> Ranks:
+    """The ranks that `create_ranks` started for this run; these handles do not keep them alive."""
+    handles = [ray.get_actor(_name(run_dir, rank)) for rank in range(cfg.learner.num_ranks)]
+    return Ranks(handles, get_placement_group(_place_name(run_dir)))
 
 
 def _name(run_dir: Path, rank: int) -> str:
     return f"learner rank {rank} of {run_dir}"
 
 
+def _place_name(run_dir: Path) -> str:
+    return f"learner of {run_dir}"
+
+
 class DeepSpeedLearnerGroup(LearnerGroup):  # type: ignore[misc]
     """Drives ranks that have been started; `wait` waits once until all of them are ready."""
 
-    def __init__(self, cfg: Config, ranks: Sequence[ActorHandle]) -> None:
+    def __init__(self, cfg: Config, ranks: Ranks) -> None:
         # RLlib's own constructor would build its torch learners: it is not called on purpose.
         self._timeout_s = cfg.learner.timeout_s
         self._start_timeout_s = cfg.cluster.start_timeout_s
-        self.ranks = list(ranks)
+        self.ranks = ranks.handles
+        self._place = ranks.place
         self._info: RankInfo | None = None
         self._is_shut_down = False  # read by RLlib's __del__
 
@@ -137,6 +162,7 @@ class DeepSpeedLearnerGroup(LearnerGroup):  # type: ignore[misc]
         if ray.is_initialized():  # Else they are gone already, and a call would start another Ray.
             for rank in self.ranks:
                 ray.kill(rank)
+            remove_placement_group(self._place)
         self._is_shut_down = True
 
 

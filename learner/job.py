@@ -22,7 +22,7 @@ from rich.console import Console
 
 from actors.env import rollout_env
 from configs.schema import Config
-from learner import plan
+from learner import placement, plan
 from learner.algorithm import ReportRL, ReportRLConfig
 from learner.checkpoints import latest_checkpoint, read_state
 from learner.evaluating import evaluate_controls, evaluate_policy, evaluate_regions, scalars
@@ -167,11 +167,16 @@ def _started(cfg: Config, run_dir: Path, show: Show, signals: Signals) -> Iterat
     )
     signals.install()
     try:
+        if cfg.cluster.address is not None:
+            for line in placement.check(cfg, run_dir):
+                show.line(f"  {line}")
         # All start together: the reward workers load while the engines and the ranks do.
         rewards = start_rewards(cfg, run_dir)
         algo = ReportRLConfig().report(cfg, run_dir, rewards.access).build_algo()
         try:
             with connected(rewards, cfg, show) as client:
+                show.line(f"rollout actors: {cfg.rollout.num_actors}; to change their number:")
+                show.line(f"  python -m actors.scale N --ray-address {ray.get_runtime_context().gcs_address}")
                 yield algo, client
         finally:
             algo.stop()

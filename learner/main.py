@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import hydra
@@ -22,6 +22,7 @@ from configs.schema import Config
 from learner import plan
 from learner.checkpoints import config_hash
 from learner.stopping import Interrupted
+from reward_server.cluster import connected, reach, send_token
 from reward_server.errors import RewardError, RewardSetupError
 from rrg.errors import RunStoppedError, UserError
 
@@ -90,10 +91,8 @@ def run(cfg: Config) -> None:
     if cfg.dry_run:
         print(resolved)
         print(plan.describe(cfg))
-        try:
-            plan.require(cfg)
-        except UserError as error:
-            print(f"here it {error}")
+        for line in _lacking(cfg):
+            print(line)
         return
     plan.require(cfg)
     run_dir = Path(cfg.resume or cfg.output_dir)
@@ -104,10 +103,26 @@ def run(cfg: Config) -> None:
         raise UserError(
             f"output_dir: cannot write {run_dir}: {error.strerror}; choose another with output_dir=DIR"
         ) from error
+    if cfg.cluster.address is not None:
+        reach(cfg.cluster.address)
+        send_token()
     # Ray, gRPC and the models are imported only now, so that --help and errors answer at once.
     from learner.job import run_job
 
     run_job(cfg, run_dir)
+
+
+def _lacking(cfg: Config) -> Iterator[str]:
+    """What `dry_run` says of this machine and of the cluster: where the processes would go, and what is missing."""
+    try:
+        plan.require(cfg)
+        if cfg.cluster.address is not None:
+            from learner import placement
+
+            with connected(cfg.cluster.address):
+                yield from placement.check(cfg, None)
+    except (UserError, RewardSetupError) as error:
+        yield f"here it {error}"
 
 
 if __name__ == "__main__":

@@ -75,8 +75,9 @@ class Pipeline(Generic[Answer]):
             self._waiting.extend(work)
         return work
 
-    def assign(self, runners: Collection[int], now: float) -> list[tuple[int, Work]]:
-        """Who is to do what next, given the runners that are healthy; work at any other is taken back first.
+    def assign(self, runners: Collection[int], now: float, leaving: Collection[int] = ()) -> list[tuple[int, Work]]:
+        """Who is to do what next, given the runners that are healthy; work at any other is taken back first. Those that
+        are `leaving` get no more.
 
         Raises RuntimeError for work that was lost `MAX_ATTEMPTS` times.
         """
@@ -85,9 +86,7 @@ class Pipeline(Generic[Answer]):
             self._no_runner_since = None
         elif self._no_runner_since is None:
             self._no_runner_since = now
-        load = dict.fromkeys(sorted(runners), 0)
-        for place in self._places.values():
-            load[place.runner] += 1
+        load = {runner: self._load(runner) for runner in sorted(runners) if runner not in leaving}
         assigned: list[tuple[int, Work]] = []
         while self._waiting and load:
             runner = min(load, key=lambda one: (load[one], one))
@@ -135,6 +134,11 @@ class Pipeline(Generic[Answer]):
         """Whether there is work at a runner or waiting for one."""
         return bool(self._places or self._waiting)
 
+    @property
+    def busy(self) -> set[int]:
+        """The runners that have work."""
+        return {place.runner for place in self._places.values()}
+
     def check(self, now: float) -> None:
         """Raises TimeoutError for work that takes too long, and where no runner comes back."""
         places = self._places.items()
@@ -145,6 +149,9 @@ class Pipeline(Generic[Answer]):
             raise TimeoutError(
                 f"waited {self._limits.start_timeout_s:g} s (rollout.start_timeout_s) for a rollout actor to come back"
             )
+
+    def _load(self, runner: int) -> int:
+        return sum(place.runner == runner for place in self._places.values())
 
     def _work_of(self, step: int) -> Iterable[Work]:
         return (Work(step, part) for part in range(self._parts[step]))

@@ -47,6 +47,11 @@ def roles(cfg: Config) -> list[Role]:
     return found
 
 
+def namespace_of(cfg: Config, run_dir: Path) -> str:
+    """Ray's namespace of the actors by which the run's reward workers and rollout actors are scaled."""
+    return f"lmrrg-{cfg.name}-{run_dir.name}"
+
+
 def logical_cpus(cfg: Config) -> int:
     """CPUs that Ray has to grant for every role to start: one a process; the threads take turns by phase."""
     return sum(role.count for role in roles(cfg))

@@ -15,9 +15,11 @@ from pathlib import Path
 import ray
 
 from configs.schema import Config, RewardConfig
+from learner.placement import own_resource
+from learner.plan import namespace_of
 from learner.progress import Show
 from reward_server.client import RewardClient
-from reward_server.directory import RESOURCE, RewardAccess, RewardDirectory, custom_resource
+from reward_server.directory import RewardAccess, RewardDirectory
 from reward_server.errors import RewardSetupError
 from reward_server.scorer import ScorerOptions
 from reward_server.security import ClientSecurity, ServerSecurity, ephemeral_security
@@ -49,9 +51,9 @@ def start_rewards(cfg: Config, run_dir: Path) -> Rewards:
         security=server,
         # A local Ray counts no CPUs of reward workers: their number may change, and the phases of a run take turns.
         num_cpus=0 if local else reward.threads,
-        resource={"auto": custom_resource(), "reward": RESOURCE, "any": None}[reward.nodes],
+        resource=next(iter(own_resource("reward", cfg.cluster.reward_nodes, ray.cluster_resources())), None),
     )
-    namespace = f"lmrrg-{cfg.name}-{run_dir.name}"
+    namespace = namespace_of(cfg, run_dir)
     directory = RewardDirectory.start(options, reward.num_workers, namespace=namespace, security=client)
     return Rewards(RewardAccess(reward.timeout_s, namespace=namespace), directory)
 

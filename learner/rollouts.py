@@ -15,6 +15,7 @@ from typing import Any
 
 from actors.trajectory import SampleRequest, Trajectory, WeightsRef
 from configs.schema import Config
+from learner.fleet import Fleet
 from learner.pipeline import EVALUATION, Limits, Pipeline, Work, deal, startable
 
 # Studies of one request when reports are written for evaluation.
@@ -43,13 +44,22 @@ def slots(cfg: Config) -> int:
 class Rollouts:
     """Drives `group` (RLlib's `EnvRunnerGroup`); `studies_of` gives the studies of a step.
 
-    `restored` are trajectories of steps to come that a checkpoint brought: their studies are not asked for again.
+    `scale`: the run's `actors.scale.RolloutScale`; None where the number of actors is fixed. `restored` are
+    trajectories of steps to come that a checkpoint brought: their studies are not asked for again.
     """
 
     def __init__(
-        self, group: Any, cfg: Config, studies_of: Callable[[int], Sequence[str]], *, first: int, restored: Batches
+        self,
+        group: Any,
+        cfg: Config,
+        studies_of: Callable[[int], Sequence[str]],
+        *,
+        first: int,
+        restored: Batches,
+        scale: Any = None,
     ) -> None:
         self._group, self._cfg, self._studies_of = group, cfg, studies_of
+        self._fleet = Fleet(group, cfg.rollout.num_actors, scale)
         self._started = first
         self._restored = {step: list(trajectories) for step, trajectories in restored.items()}
         rollout = cfg.rollout
@@ -92,8 +102,9 @@ class Rollouts:
 
     def poll(self) -> None:
         """Gives out work, takes answers, brings back actors that died; returns within a moment."""
-        healthy = set(self._group.healthy_env_runner_ids())
-        for runner, work in self._pipeline.assign(healthy, time.monotonic()):
+        fleet = self._fleet
+        fleet.follow(self._pipeline.busy)
+        for runner, work in self._pipeline.assign(fleet.healthy, time.monotonic(), fleet.leaving):
             self._send(runner, work)
         if self._live:
             self._group.fetch_ready_async_reqs(tags="offer", timeout_seconds=0.0)
@@ -103,16 +114,14 @@ class Rollouts:
             del self._requests[work]
             if work.step != EVALUATION:  # a validation is no part of the steps around it
                 self._count(runner, answer[1])
-        if len(self._group.healthy_env_runner_ids()) < self._cfg.rollout.num_actors:
-            self.restore()
+        self.restore()
         self._pipeline.check(time.monotonic())
 
     def restore(self) -> list[int]:
         """Looks whether actors that died are back. They need no state: weights come with every request."""
         # Their work first: of an actor that is back it would look as if it still were there.
-        self._pipeline.take_back(set(self._group.healthy_env_runner_ids()))
-        restored: list[int] = self._group.probe_unhealthy_env_runners()
-        return restored
+        self._pipeline.take_back(self._fleet.healthy)
+        return self._fleet.restore()
 
     def finished(self) -> dict[int, list[Trajectory]]:
         """Trajectories by step that nothing has been learnt from yet: what a checkpoint takes along."""
@@ -125,7 +134,7 @@ class Rollouts:
         """Mean share of `wall_s` in which an actor's engine worked, and the largest in which an actor had scores
         outstanding, by the answers since the last call. A request of a step counts when it is answered."""
         actors = self._busy.values()
-        engine = sum(one["busy_s"] for one in actors) / self._cfg.rollout.num_actors
+        engine = sum(one["busy_s"] for one in actors) / self._fleet.wanted
         reward = max((one["reward_busy_s"] for one in actors), default=0.0)
         self._busy = {}
         return {name: min(1.0, busy / wall_s) for name, busy in (("rollout", engine), ("reward", reward))}
@@ -140,7 +149,7 @@ class Rollouts:
             self._started = step + 1
             there = {trajectory.study_id for trajectory in self._restored.get(step, ())}
             wanted = [study for study in self._studies_of(step) if study not in there]
-            self._add(step, [self._request(step, part) for part in deal(wanted, rollout.num_actors)])
+            self._add(step, [self._request(step, part) for part in deal(wanted, self._fleet.wanted)])
 
     def _request(self, step: int, studies: Sequence[str]) -> SampleRequest:
         assert self._weights is not None, "publish comes first"

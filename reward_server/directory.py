@@ -18,13 +18,13 @@ from typing import Any, Protocol
 import ray
 
 from reward_server.client import RewardClient
+from reward_server.cluster import find_actor
 from reward_server.errors import RewardError, RewardSetupError
 from reward_server.keeper import RewardDirectoryImpl, Status
 from reward_server.security import ClientSecurity
 from reward_server.worker import WorkerOptions
 
 NAME = "RewardDirectory"
-RESOURCE = "reward"
 _CALL_S = 30.0
 _POLL_S = 0.2
 _LOG = logging.getLogger(__name__)
@@ -69,18 +69,7 @@ class RewardDirectory:
     @classmethod
     def find(cls, namespace: str | None = None) -> RewardDirectory:
         """The directory of a namespace; None: the only one of the cluster."""
-        if namespace is None:
-            found = namespaces()
-            if len(found) != 1:
-                raise RewardSetupError(
-                    f"{len(found)} runs in this Ray cluster have reward workers; choose one by its namespace "
-                    f"({', '.join(found) or 'none'})"
-                )
-            namespace = found[0]
-        try:
-            return cls(ray.get_actor(NAME, namespace=namespace), namespace)
-        except ValueError as error:
-            raise RewardSetupError(f"there is no reward directory in the Ray namespace {namespace!r}") from error
+        return cls(*find_actor(NAME, namespace, "reward workers"))
 
     def scale(self, number: int) -> None:
         """From now on so many workers, without waiting: new ones may need a node first, others finish their work."""
@@ -120,18 +109,6 @@ class RewardDirectory:
             raise RewardError(f"waited {_CALL_S:g} s for the reward directory {self.namespace!r} to answer") from error
         except ray.exceptions.RayActorError as error:
             raise RewardError(f"the reward directory {self.namespace!r} has ended") from error
-
-
-def namespaces() -> list[str]:
-    """Of all directories in the cluster."""
-    return sorted(
-        actor["namespace"] for actor in ray.util.list_named_actors(all_namespaces=True) if actor["name"] == NAME
-    )
-
-
-def custom_resource() -> str | None:
-    """For `WorkerOptions.resource`: the custom resource `reward`, where a node of the cluster has it."""
-    return RESOURCE if RESOURCE in ray.cluster_resources() else None
 
 
 class Follows(Protocol):

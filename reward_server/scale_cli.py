@@ -7,19 +7,15 @@ have ended, and nothing is left to wait for.
 from __future__ import annotations
 
 import argparse
-import os
-import socket
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from reward_server.errors import RewardError, RewardSetupError
+from reward_server.errors import RewardError
 
 if TYPE_CHECKING:
     from reward_server.directory import RewardDirectory
 
 _POLL_S = 0.5
-_CONNECT_S = 10.0
 
 
 def add_scale_parser(parser: argparse.ArgumentParser) -> None:
@@ -34,51 +30,16 @@ def add_scale_parser(parser: argparse.ArgumentParser) -> None:
 
 def scale_main(args: argparse.Namespace) -> int:
     """Scales and waits; RewardSetupError without a cluster or directory, RewardError when the time is over."""
-    _reach(args.ray_address)
-    _send_token()
-    import ray
+    from reward_server.cluster import connected
 
-    from reward_server.directory import RewardDirectory
+    with connected(args.ray_address):
+        from reward_server.directory import RewardDirectory
 
-    try:
-        ray.init(address=args.ray_address, logging_level="ERROR", log_to_driver=False)
-    except ConnectionError as error:
-        raise RewardSetupError(
-            f"no Ray cluster answers ({_named(args.ray_address)}): give --ray-address HOST:PORT, or if its token is not"
-            " in ~/.ray/auth_token, RAY_AUTH_TOKEN_PATH=FILE"
-        ) from error
-    try:
         directory = RewardDirectory.find(args.namespace)
         if args.number is not None:
             directory.scale(args.number)
         _watch(directory, args.number, args.timeout)
-    finally:
-        ray.shutdown()
     return 0
-
-
-def _named(address: str) -> str:
-    return "none runs on this machine" if address == "auto" else address
-
-
-def _reach(address: str) -> None:
-    """Ray would try for minutes where nobody listens, whatever time-out it is given."""
-    host, _, port = address.rpartition(":")
-    if not host or not port.isdigit():
-        return  # "auto", or a name that Ray resolves
-    try:
-        socket.create_connection((host, int(port)), timeout=_CONNECT_S).close()
-    except (OSError, OverflowError) as error:
-        raise RewardSetupError(
-            f"no Ray cluster answers at {address} ({error}): give --ray-address HOST:PORT"
-        ) from error
-
-
-def _send_token() -> None:
-    """Ray sends the cluster's token (`ray get-auth-token`) by itself only to a cluster that it found by itself."""
-    named = "RAY_AUTH_TOKEN" in os.environ or "RAY_AUTH_TOKEN_PATH" in os.environ
-    if named or (Path.home() / ".ray" / "auth_token").is_file():
-        os.environ.setdefault("RAY_AUTH_MODE", "token")
 
 
 def _workers(text: str) -> int:

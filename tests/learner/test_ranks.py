@@ -24,6 +24,7 @@ from configs.schema import (
     LearnerConfig,
     LLMConfig,
     ModelConfig,
+    RewardConfig,
     RLConfig,
     RolloutConfig,
     SFTConfig,
@@ -57,6 +58,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Config:
         ),
         model=ModelConfig(llm=llm, extractor_size=64),
         learner=LearnerConfig(threads=1, rl=RLConfig(minibatches=2), timeout_s=120.0),
+        reward=RewardConfig(),
         cluster=ClusterConfig(),
         rollout=RolloutConfig(samples_per_study=SAMPLES, max_new_tokens=24),
     )

@@ -22,6 +22,7 @@ from ray.rllib.env.env_runner import EnvRunner
 from ray.rllib.env.env_runner_group import EnvRunnerGroup
 
 from actors.runner import VLLMEnvRunner
+from actors.scale import _scale, _watch, start_scale
 from actors.trajectory import SampleRequest, Trajectory, WeightsRef
 from configs.schema import (
     ClusterConfig,
@@ -35,6 +36,7 @@ from configs.schema import (
 )
 from learner.algorithm import WARM_START_CHUNK, ReportRLConfig, steps_within
 from learner.rollouts import Rollouts
+from reward_server.errors import RewardError, RewardSetupError
 from rrg.canary import Canary
 
 STEPS, SAMPLES = 6, 3
@@ -143,6 +145,39 @@ def test_every_step_gets_its_samples_once_though_actors_are_killed(group: Any, s
     assert not rollouts.under_way
     assert rollouts.finished() == {}
     assert set(rollouts.busy_shares(10.0)) == {"rollout", "reward"}
+
+
+@pytest.mark.parametrize(("group", "staleness"), [(0, 0), (2, 2)], indirect=["group"])
+def test_actors_come_and_go_while_steps_go_on(group: Any, staleness: int) -> None:
+    scale = start_scale(2, most=5, namespace=f"scaled{staleness}")
+    rollouts = Rollouts(group, config(staleness), studies_of, first=0, restored={}, scale=scale)
+    rollouts.publish(weights(0))
+    numbers = []
+    for step in range(STEPS):
+        assert whole(rollouts.batch(step).trajectories, step)
+        rollouts.publish(weights(step + 1))
+        wanted = {1: 4, 3: 1}.get(step)
+        if wanted is not None:
+            ray.get(scale.scale.remote(wanted), timeout=30)
+            deadline = time.monotonic() + 60
+            while not (status := ray.get(scale.status.remote(), timeout=30)).settled:
+                assert time.monotonic() < deadline, status
+                rollouts.poll()
+            numbers.append(len(pids(group)))
+    assert numbers == [4, 1]
+
+
+def test_the_command_scales_a_run_and_says_what_it_may_ask_for(capsys: pytest.CaptureFixture[str]) -> None:
+    scale = start_scale(2, most=5, namespace="commanded")
+    ray.get(scale.report.remote(serving=3, ending=0), timeout=30)
+    _scale(scale, 3)
+    assert str(_watch(scale, 3, timeout_s=10)) == "3 of 3 rollout actors serve"
+    with pytest.raises(RewardSetupError, match=r"6 rollout actors: 1 to 5 of them have work"):
+        _scale(scale, 6)
+    _scale(scale, 4)
+    with pytest.raises(RewardError, match=r"waited 0 s: 3 of 4 rollout actors serve; the others stay wanted"):
+        _watch(scale, 4, timeout_s=0)
+    assert capsys.readouterr().out == "3 of 4 rollout actors serve\n"
 
 
 @pytest.mark.parametrize("group", [1], indirect=True)

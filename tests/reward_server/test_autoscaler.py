@@ -19,7 +19,7 @@ import pytest
 import ray
 import yaml
 
-from reward_server.directory import RESOURCE, RewardAccess, RewardDirectory
+from reward_server.directory import RewardAccess, RewardDirectory
 from reward_server.security import ephemeral_security
 from reward_server.worker import WorkerOptions
 from tests.reward_server.test_directory import PAIR, START_S, Load, until
@@ -61,7 +61,7 @@ def cluster() -> Iterator[str]:
         "head_node_type": "ray.head.default",
         "available_node_types": {
             "ray.head.default": {"resources": {"CPU": 1}, "node_config": {}, "max_workers": 0},
-            "reward": {"resources": {"CPU": 1, RESOURCE: 1}, "node_config": {}, "min_workers": 0, "max_workers": 4},
+            "reward": {"resources": {"CPU": 1, "reward": 1}, "node_config": {}, "min_workers": 0, "max_workers": 4},
             "rollout": {"resources": {"CPU": 1, "rollout": 1}, "node_config": {}, "min_workers": 0, "max_workers": 4},
         },
     }
@@ -106,7 +106,7 @@ def nodes(resource: str) -> int:
 
 def test_the_autoscaler_adds_nodes_for_reward_workers_only_and_takes_them_back(cluster: str) -> None:
     server, client = ephemeral_security()
-    options = WorkerOptions(host=None, security=server, resource=RESOURCE)
+    options = WorkerOptions(host=None, security=server, resource="reward")
     directory = RewardDirectory.start(options, 1, namespace="run", security=client)
     directory.wait_for(1, START_S)
     with RewardAccess(60.0, namespace="run").open() as asker:
@@ -117,10 +117,10 @@ def test_the_autoscaler_adds_nodes_for_reward_workers_only_and_takes_them_back(c
         directory.wait_for(3, START_S)
         print(f"1 -> 3 workers, a node each: {time.monotonic() - began:.0f} s")
         # Ray may start one more, when it looks while a node is on its way, and takes it back.
-        until(lambda: nodes(RESOURCE) == 3)
+        until(lambda: nodes("reward") == 3)
         assert nodes("rollout") == 0
         directory.scale(1)
-        until(lambda: nodes(RESOURCE) == 1)
+        until(lambda: nodes("reward") == 1)
         assert nodes("rollout") == 0
     assert load.problems == []
     print(f"{len(load.latencies)} calls, worst {1000 * max(load.latencies):.0f} ms")

@@ -16,7 +16,8 @@ import pytest
 import ray
 from ray.cluster_utils import Cluster
 
-from reward_server.directory import RewardAccess, RewardDirectory, custom_resource, namespaces
+from reward_server.cluster import namespaces
+from reward_server.directory import NAME, RewardAccess, RewardDirectory
 from reward_server.errors import RewardError, RewardSetupError
 from reward_server.keeper import State
 from reward_server.scorer import Scorer, ScorerOptions
@@ -48,7 +49,8 @@ def cluster() -> Iterator[Cluster]:
 def directory(cluster: Cluster) -> Iterator[RewardDirectory]:
     """One worker, on a node's own address behind TLS."""
     server, client = ephemeral_security()
-    options = WorkerOptions(host=None, security=server, resource=custom_resource())
+    own = "reward" if "reward" in ray.cluster_resources() else None
+    options = WorkerOptions(host=None, security=server, resource=own)
     made = RewardDirectory.start(options, 1, namespace="run", security=client)
     made.wait_for(1, START_S)
     yield made
@@ -57,7 +59,7 @@ def directory(cluster: Cluster) -> Iterator[RewardDirectory]:
 
 def end(directory: RewardDirectory) -> None:
     directory.stop()
-    until(lambda: directory.namespace not in namespaces())
+    until(lambda: directory.namespace not in namespaces(NAME))
 
 
 def until(condition: Callable[[], bool], timeout_s: float = START_S) -> None:
@@ -193,7 +195,7 @@ def killed_driver(cluster: Cluster, kind: str) -> Path:
 
 def test_the_workers_end_with_a_driver_that_is_killed(cluster: Cluster) -> None:
     worker = killed_driver(cluster, "attached")
-    until(lambda: not worker.is_dir() and "other" not in namespaces(), 60)
+    until(lambda: not worker.is_dir() and "other" not in namespaces(NAME), 60)
 
 
 def test_a_detached_directory_and_its_workers_outlive_their_driver(cluster: Cluster) -> None:
@@ -256,4 +258,4 @@ def test_the_command_line_names_what_is_missing(cluster: Cluster) -> None:
     assert "0 runs in this Ray cluster have reward workers" in out.stderr
     assert "Traceback" not in out.stderr
     out = command(cluster, "2", "--namespace", "gone")
-    assert "no reward directory in the Ray namespace 'gone'" in out.stderr
+    assert "no run of the Ray namespace 'gone' has reward workers" in out.stderr

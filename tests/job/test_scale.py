@@ -1,4 +1,4 @@
-"""The reward workers of a run are scaled while it trains, and end with it however it ends."""
+"""Reward workers and rollout actors of a run are scaled while it trains, and end with it however it ends."""
 
 from __future__ import annotations
 
@@ -13,10 +13,14 @@ import pytest
 
 from tests.job.test_smoke import ROOT, RUN_S, rows, start
 
+REWARDS, ROLLOUTS = ("reward_server", "scale"), ("actors.scale",)
 
-def scale(address: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "reward_server", "scale", *arguments, "--ray-address", address]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=RUN_S)
+
+def scale(command: tuple[str, ...], address: str, *arguments: str) -> str:
+    whole = [sys.executable, "-m", *command, *arguments, "--ray-address", address]
+    out = subprocess.run(whole, cwd=ROOT, capture_output=True, text=True, timeout=RUN_S)
+    assert out.returncode == 0, out.stderr
+    return out.stdout
 
 
 def ray_address(process: subprocess.Popen[str]) -> str:
@@ -38,19 +42,22 @@ def wait_for_steps(run_dir: Path, steps: int) -> None:
 
 
 @pytest.mark.slow
-def test_reward_workers_are_scaled_while_the_run_trains_and_end_when_it_is_killed(cache: Path, tmp_path: Path) -> None:
+def test_roles_are_scaled_while_the_run_trains_and_end_when_it_is_killed(cache: Path, tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
     process = start(cache, "+exp=smoke", "learner.rl.steps=2000", f"output_dir={run_dir}")
     address = ray_address(process)
     wait_for_steps(run_dir, 2)
-    for number in ("3", "1"):
-        out = scale(address, number)
-        assert out.returncode == 0, out.stderr
-        assert f"{number} of {number} reward workers serve" in out.stdout
+    for command, number, told in (
+        (REWARDS, "3", "3 of 3 reward workers serve"),
+        (ROLLOUTS, "2", "2 of 2 rollout actors serve"),
+        (REWARDS, "1", "1 of 1 reward workers serve"),
+        (ROLLOUTS, "1", "1 of 1 rollout actors serve"),
+    ):
+        assert told in scale(command, address, number)
         wait_for_steps(run_dir, len(rows(run_dir, "rl")) + 10)
     recorded = rows(run_dir, "rl")
     assert all(row["failed"] == 0 for row in recorded), "an RL step lost samples"
-    worker = next(line for line in scale(address).stdout.splitlines() if " serves at " in line)
+    worker = next(line for line in scale(REWARDS, address).splitlines() if " serves at " in line)
     port = int(worker.rpartition(":")[2])
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate(timeout=60)

@@ -1,0 +1,86 @@
+"""Ray clusters from a command line: how to reach one, and how to find the named actor of a run in it.
+
+Contract: whatever cannot be had ends in time, with RewardSetupError and the way out.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from reward_server.errors import RewardSetupError
+
+_CONNECT_S = 10.0
+
+
+@contextmanager
+def connected(address: str) -> Iterator[None]:
+    """`ray.init` to the cluster at `address` ("auto": this node's), for the block."""
+    reach(address)
+    send_token()
+    import ray
+
+    try:
+        ray.init(address=address, logging_level="ERROR", log_to_driver=False)
+    except ConnectionError as error:
+        raise RewardSetupError(
+            f"no Ray cluster answers ({'none runs on this machine' if address == 'auto' else address}): give "
+            "--ray-address HOST:PORT, or if its token is not in ~/.ray/auth_token, RAY_AUTH_TOKEN_PATH=FILE"
+        ) from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def reach(address: str) -> None:
+    """Raises RewardSetupError where nobody listens: Ray would try for minutes, whatever time-out it is given."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit():
+        return  # "auto", or a name that Ray resolves
+    try:
+        socket.create_connection((host, int(port)), timeout=_CONNECT_S).close()
+    except (OSError, OverflowError) as error:
+        raise RewardSetupError(
+            f"no Ray cluster answers at {address} ({error}): give --ray-address HOST:PORT"
+        ) from error
+
+
+def send_token() -> None:
+    """Ray sends the cluster's token (`ray get-auth-token`) by itself only to a cluster that it found by itself.
+
+    To be called before Ray is imported: it is then that Ray reads the variable.
+    """
+    named = "RAY_AUTH_TOKEN" in os.environ or "RAY_AUTH_TOKEN_PATH" in os.environ
+    if named or (Path.home() / ".ray" / "auth_token").is_file():
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+
+
+def find_actor(name: str, namespace: str | None, what: str) -> tuple[Any, str]:
+    """The actor of that name and its namespace, which is that of a run; None: of the only run. `what` it has."""
+    import ray
+
+    if namespace is None:
+        found = namespaces(name)
+        if len(found) != 1:
+            raise RewardSetupError(
+                f"{len(found)} runs in this Ray cluster have {what}; choose one by its namespace "
+                f"({', '.join(found) or 'none'})"
+            )
+        namespace = found[0]
+    try:
+        return ray.get_actor(name, namespace=namespace), namespace
+    except ValueError as error:
+        raise RewardSetupError(f"no run of the Ray namespace {namespace!r} has {what}") from error
+
+
+def namespaces(name: str) -> list[str]:
+    """Those with an actor of that name."""
+    import ray
+
+    actors = ray.util.list_named_actors(all_namespaces=True)
+    return sorted(actor["namespace"] for actor in actors if actor["name"] == name)
