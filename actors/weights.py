@@ -213,12 +213,20 @@ def fetch(ref: WeightsRef, timeout_s: float) -> Mapping[str, npt.NDArray[Any]]:
     return tensors
 
 
+def as_array(value: torch.Tensor) -> npt.NDArray[Any]:
+    """A copy in host memory, as it is published. Of bfloat16, which numpy lacks, the bits, in uint16."""
+    copy = value.detach().to("cpu", copy=True).contiguous()
+    array: npt.NDArray[Any] = (copy.view(torch.uint16) if copy.dtype == torch.bfloat16 else copy).numpy()
+    return array
+
+
 def as_tensors(arrays: Mapping[str, npt.NDArray[Any] | torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Tensors over the same memory."""
+    """Tensors over the memory of what `as_array` gave."""
     with warnings.catch_warnings():
         # Arrays from Ray's object store are read-only; torch warns of each, and we only read them.
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-        return {name: torch.as_tensor(value) for name, value in arrays.items()}
+        tensors = {name: torch.as_tensor(value) for name, value in arrays.items()}
+    return {n: t.view(torch.bfloat16) if t.dtype == torch.uint16 else t for n, t in tensors.items()}
 
 
 def largest_gap(here: npt.NDArray[np.float32], there: npt.NDArray[np.float32]) -> float:

@@ -210,7 +210,7 @@ class DeepSpeedRank:
     # Weights out, state out and in
 
     def export_weights(self, version: int) -> WeightsRef | None:
-        """Publish the weights as `version` (rank 0; None from the others): float32 arrays in Ray's object store."""
+        """Publish the weights as `version` (rank 0; None from the others): arrays in Ray's object store."""
         from learner.publish import publish
 
         policy = self._whole.policy()

@@ -18,7 +18,7 @@ from actors.errors import EngineError, WeightsError
 from actors.rollout import RolloutWorker
 from actors.samples import Prompt, Sampling
 from actors.trajectory import SampleRequest, WeightsRef
-from actors.weights import WeightsReceiver, weights_digest
+from actors.weights import WeightsReceiver, as_array, as_tensors, weights_digest
 from configs.schema import BackboneConfig, DataConfig, LLMConfig, LoRAConfig, ModelConfig
 from rrg.data import StudySet
 from rrg.model.backbone import PixelStore
@@ -168,7 +168,7 @@ def trained(folder: Path, seed: int) -> ReportPolicy:
 
 def sent(policy: ReportPolicy, version: int, broadcast: str) -> WeightsRef:
     tensors = policy.export_tensors(broadcast)
-    arrays = {name: value.detach().to(torch.float32, copy=True).numpy() for name, value in tensors.items()}
+    arrays = {name: as_array(value) for name, value in tensors.items()}
     return WeightsRef(version, arrays, policy.canary(), weights_digest(arrays))
 
 
@@ -270,7 +270,8 @@ def test_in_bfloat16_right_weights_are_accepted_and_others_refused(
         assert receiver.update(ref)
     barely = {name: value.copy() for name, value in other.tensors.items()}
     value = barely["llm.model.layers.0.mlp.down_proj.weight"]
-    value[3, 5] += 2.0**-7 * value[3, 5]  # by the smallest step of bfloat16
+    assert value.dtype == np.uint16  # half the bytes of float32
+    value[3, 5] ^= 1  # by the smallest step of bfloat16
     for tensors in (dict(right.tensors), barely):
         with pytest.raises(WeightsError, match=r"version 7 came as other arrays than were published.*version 0 stays"):
             receiver.update(changed(other, tensors, published=False))
@@ -279,6 +280,14 @@ def test_in_bfloat16_right_weights_are_accepted_and_others_refused(
         with pytest.raises(WeightsError, match=f"version 7 failed its canary: {reason}.*version 0 stays"):
             receiver.update(changed(right, mixed))
     assert receiver.version == 0
+
+
+def test_arrays_hold_every_bit_of_their_tensors() -> None:
+    values = torch.tensor([1.0, -0.0, 3.14159, 1e-40, float("inf")])
+    for tensor in (values, values.bfloat16(), values.bfloat16().reshape(5, 1).T, torch.arange(3)):
+        (back,) = as_tensors({"a": as_array(tensor)}).values()
+        assert back.dtype == tensor.dtype
+        assert torch.equal(back, tensor)
 
 
 def test_the_digest_tells_every_bit_name_and_shape() -> None:
