@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -23,10 +24,10 @@ from rich.console import Console
 
 from learner.evaluation.tables import filled_table, markdown_table
 
-_WARM_UP: Final = 2
+WARM_UP: Final = 2
 _IDLE: Final = ("idle_rollout", "idle_learner", "idle_reward")
 # Evaluation is not what is measured: as little of it as there may be.
-_QUICK: Final = (
+QUICK: Final = (
     "evaluation.controls=false",
     "data.limit_test=8",
     "learner.rl.evaluate_every=0",
@@ -38,15 +39,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = _parser().parse_intermixed_args(arguments)
     out = Path(args.out).resolve()
     out.mkdir(parents=True, exist_ok=True)
-    common = [f"learner.rl.steps={args.steps}", "learner.rl.checkpoint_every=1000", *_QUICK, *args.overrides]
+    common = [f"learner.rl.steps={args.steps}", "learner.rl.checkpoint_every=1000", *QUICK, *args.overrides]
     if args.start is not None:
         common += [f"start={Path(args.start).resolve()}", "learner.sft.regions_epochs=0", "learner.sft.epochs=0"]
     for staleness in (0, 1):
-        _run(out / f"fast-k{staleness}", [*common, f"rollout.max_staleness={staleness}"])
-    with _slow_server(args.seconds_per_pair) as address:
+        run_job(out / f"fast-k{staleness}", [*common, f"rollout.max_staleness={staleness}"])
+    with slow_server(args.seconds_per_pair) as address:
         slow = [*common, f"reward.address={address}", "reward.timeout_s=600"]
         for staleness in (0, 1):
-            _run(out / f"slow-k{staleness}", [*slow, f"rollout.max_staleness={staleness}"])
+            run_job(out / f"slow-k{staleness}", [*slow, f"rollout.max_staleness={staleness}"])
     header = ["reward", "max. staleness", "seconds a step", "samples/s", "speed-up", *(f"{n} idle" for n in _roles())]
     rows = []
     for kind in ("fast", "slow"):
@@ -67,7 +68,7 @@ def _roles() -> list[str]:
     return [name.removeprefix("idle_") for name in _IDLE]
 
 
-def _run(folder: Path, overrides: Sequence[str]) -> None:
+def run_job(folder: Path, overrides: Sequence[str]) -> None:
     """One run, if it is not finished yet. Raises CalledProcessError where it fails; its log stands beside it."""
     if (folder / "summary.json").is_file():
         return
@@ -77,9 +78,12 @@ def _run(folder: Path, overrides: Sequence[str]) -> None:
 
 
 @contextmanager
-def _slow_server(seconds_per_pair: float) -> Iterator[str]:
+def slow_server(seconds_per_pair: float) -> Iterator[str]:
+    """The address of a `benchmarks.slow_reward` that runs meanwhile."""
     command = [sys.executable, "-m", "benchmarks.slow_reward", "--seconds-per-pair", str(seconds_per_pair)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+    # One thread, as a run's own reward worker has.
+    env = os.environ | {"OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=env) as server:
         try:
             assert server.stdout is not None
             yield server.stdout.readline().strip()
@@ -87,13 +91,14 @@ def _slow_server(seconds_per_pair: float) -> Iterator[str]:
             server.terminate()
 
 
-def _steps(folder: Path) -> list[dict[str, float]]:
+def timed_steps(folder: Path) -> list[dict[str, float]]:
+    """The rows of a run's RL steps after the first ones."""
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-    return [row for row in rows if row["phase"] == "rl"][_WARM_UP:]
+    return [row for row in rows if row["phase"] == "rl"][WARM_UP:]
 
 
 def _mean(folder: Path, name: str) -> float:
-    return float(np.mean([row[name] for row in _steps(folder)]))
+    return float(np.mean([row[name] for row in timed_steps(folder)]))
 
 
 def _step_seconds(folder: Path) -> float:

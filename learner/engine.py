@@ -13,11 +13,13 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed import FileStore, TCPStore  # type: ignore[attr-defined]
 
 from configs.schema import LearnerConfig
 from rrg.errors import RunStoppedError
@@ -28,21 +30,27 @@ def device_of(learner: LearnerConfig) -> torch.device:
     return torch.device("cuda", 0) if learner.gpus_per_rank > 0 else torch.device("cpu")
 
 
-def join_process_group(learner: LearnerConfig, *, rank: int, world_size: int, host: str, port: int) -> None:
+Meeting = Path | tuple[str, int]
+"""Where ranks meet: a file that all see, or host and port of rank 0, which then listens on all of its interfaces."""
+
+
+def join_process_group(learner: LearnerConfig, meeting: Meeting, *, rank: int, world_size: int) -> None:
     """Join the ranks' process group (gloo on CPUs, nccl on GPUs). Blocks until all have come or the time is over."""
     import deepspeed
 
     # Serves inference only, and its build takes 30 s and a compiler.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    os.environ.update(
-        RANK=str(rank), WORLD_SIZE=str(world_size), LOCAL_RANK="0", MASTER_ADDR=host, MASTER_PORT=str(port)
-    )
-    deepspeed.init_distributed(
-        dist_backend="nccl" if learner.gpus_per_rank > 0 else "gloo",
-        auto_mpi_discovery=False,
-        verbose=False,
-        timeout=timedelta(seconds=learner.timeout_s),
-    )
+    os.environ.update(RANK=str(rank), WORLD_SIZE=str(world_size), LOCAL_RANK="0")
+    backend = "nccl" if learner.gpus_per_rank > 0 else "gloo"
+    timeout = timedelta(seconds=learner.timeout_s)
+    store: FileStore | TCPStore
+    if isinstance(meeting, Path):
+        store = FileStore(str(meeting), world_size)
+        store.set_timeout(timeout)
+    else:
+        store = TCPStore(*meeting, world_size, is_master=rank == 0, timeout=timeout)
+    dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=timeout)
+    deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False, verbose=False, timeout=timeout)
 
 
 @dataclass(frozen=True)

@@ -55,9 +55,9 @@ def create_ranks(cfg: Config, run_dir: Path, kind: type[DeepSpeedRank] = DeepSpe
             scheduling_strategy=PlacementGroupSchedulingStrategy(place, placement_group_bundle_index=rank),
         )
         ranks.append(options.remote(cfg, str(run_dir), rank, number))
-    address = ranks[0].address.remote()
+    meeting = ranks[0].meeting.remote()
     for rank in ranks:
-        rank.start.remote(address)
+        rank.start.remote(meeting)
     return Ranks(ranks, place)
 
 

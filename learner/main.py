@@ -106,6 +106,9 @@ def run(cfg: Config) -> None:
     if cfg.cluster.address is not None:
         reach(cfg.cluster.address)
         send_token()
+    else:
+        # A Ray of this machine alone listens on loopback, as it does where Ray knows no clusters.
+        os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
     # Ray, gRPC and the models are imported only now, so that --help and errors answer at once.
     from learner.job import run_job
 

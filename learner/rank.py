@@ -22,6 +22,7 @@ from configs.schema import Config
 from learner.checkpoints import Phase, read_state
 
 if TYPE_CHECKING:
+    from learner.engine import Meeting
     from learner.sft_data import RegionTargets
     from rrg.model.policy import PolicyInputs, ReportPolicy
 
@@ -31,6 +32,7 @@ INITIAL_POLICY = "initial"
 WARM_START = "warm_start"
 _BETWEEN_STAGES = "between_stages"
 _OTHER_RANKS = "of_other_ranks"
+_MEETING = ".ranks"
 
 
 @dataclass(frozen=True)
@@ -52,8 +54,13 @@ class DeepSpeedRank:
         self._failure: Exception | None = None
         self._failure_mark = (self._run_dir / INITIAL_POLICY).with_suffix(".failed")
 
-    def address(self) -> tuple[str, int]:
-        """Where rank 0 can be met by the others: its host and a port that is free now."""
+    def meeting(self) -> Meeting:
+        """Where the ranks meet: in the run directory, which no other machine reaches, or, on a cluster, at rank 0's
+        address and a port that is free now."""
+        if self._config.cluster.address is None:
+            place = self._run_dir / _MEETING
+            place.unlink(missing_ok=True)  # of an earlier run
+            return place
         import ray
 
         host = ray.util.get_node_ip_address()
@@ -61,11 +68,11 @@ class DeepSpeedRank:
             probe.bind((host, 0))
             return host, int(probe.getsockname()[1])
 
-    def start(self, address: tuple[str, int]) -> None:
+    def start(self, meeting: Meeting) -> None:
         """Get ready for the warm start. Nobody waits for this call: `info` tells how it ended."""
         self._failure_mark.unlink(missing_ok=True)
         try:
-            self._prepare(address)
+            self._prepare(meeting)
         except Exception as error:
             self._failure = error
             self._failure_mark.touch()  # The rollout actors wait for the policy: it will not come.
@@ -78,7 +85,7 @@ class DeepSpeedRank:
         steps = self._schedule.regions_steps if self._config.stage == "regions" else len(self._schedule)
         return RankInfo(steps, self._parameters)
 
-    def _prepare(self, address: tuple[str, int]) -> None:
+    def _prepare(self, meeting: Meeting) -> None:
         """Join the process group, load the studies, and build the policy or take it from `config.start`."""
         import torch
 
@@ -90,9 +97,7 @@ class DeepSpeedRank:
 
         config = self._config
         torch.set_num_threads(config.learner.threads)
-        join_process_group(
-            config.learner, rank=self._rank, world_size=self._world_size, host=address[0], port=address[1]
-        )
+        join_process_group(config.learner, meeting, rank=self._rank, world_size=self._world_size)
         self._device = device_of(config.learner)
         self._studies = load_studies(config.data).studies
         self._store = make_store(config.data, config.model)

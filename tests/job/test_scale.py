@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.job.test_smoke import ROOT, RUN_S, rows, start
@@ -47,6 +48,7 @@ def test_roles_are_scaled_while_the_run_trains_and_end_when_it_is_killed(cache: 
     process = start(cache, "+exp=smoke", "learner.rl.steps=2000", f"output_dir={run_dir}")
     address = ray_address(process)
     wait_for_steps(run_dir, 2)
+    assert heard_outside(process) == [], "a run of one machine listens on loopback only"
     for command, number, told in (
         (REWARDS, "3", "3 of 3 reward workers serve"),
         (ROLLOUTS, "2", "2 of 2 rollout actors serve"),
@@ -65,6 +67,18 @@ def test_roles_are_scaled_while_the_run_trains_and_end_when_it_is_killed(cache: 
     while listens(port):
         assert time.monotonic() < deadline, "the reward worker outlived its run"
         time.sleep(0.5)
+
+
+def heard_outside(process: subprocess.Popen[str]) -> list[str]:
+    """Where the run's processes listen to other machines."""
+    whole = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+    return [
+        f"{one.name()} {connection.laddr.ip}:{connection.laddr.port}"
+        for one in whole
+        for connection in one.net_connections("inet")
+        if connection.status == psutil.CONN_LISTEN
+        and connection.laddr.ip not in ("127.0.0.1", "::1", "::ffff:127.0.0.1")
+    ]
 
 
 def listens(port: int) -> bool:

@@ -20,7 +20,7 @@ from configs.schema import LearnerConfig
 from learner.engine import ParameterGroup, backward_sum, join_process_group, make_engine, optimizer_step
 
 learner = LearnerConfig(zero_stage=int(sys.argv[2]))
-join_process_group(learner, rank=0, world_size=1, host="127.0.0.1", port=int(sys.argv[1]))
+join_process_group(learner, ("127.0.0.1", int(sys.argv[1])), rank=0, world_size=1)
 module = nn.ModuleDict({name: nn.Linear(3, 1, bias=False) for name in ("fast", "slow", "frozen")})
 module.forward = lambda x: sum(part(x).sum() for part in module.values())
 before = {name: part.weight.detach().clone() for name, part in module.items()}

@@ -106,17 +106,17 @@ class Whereabouts:
 
     def __init__(self, *_: object) -> None: ...
 
-    def address(self) -> str:
+    def meeting(self) -> str:
         return ray.get_runtime_context().get_node_id()
 
-    def start(self, address: str) -> None: ...
+    def start(self, meeting: str) -> None: ...
 
 
 def test_ranks_are_packed_on_nodes_of_their_own(cluster: None, tmp_path: Path) -> None:
     cfg = dataclasses.replace(config())
     cfg.learner.num_ranks, cfg.learner.gpus_per_rank = 2, 0
     ranks = create_ranks(cfg, tmp_path, Whereabouts)  # type: ignore[arg-type]
-    first, second = ray.get([rank.address.remote() for rank in ranks.handles], timeout=60)
+    first, second = ray.get([rank.meeting.remote() for rank in ranks.handles], timeout=60)
     assert first == second
     (node,) = (node for node in placement.look() if node.id == first)
     assert "learner" in node.resources
