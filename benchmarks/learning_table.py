@@ -2,7 +2,7 @@
 
 Contract: reads `samples_*.jsonl` and `summary.json` of finished runs, and scores with the `embedded` backend of this
 process under the default reward, whatever reward a run was trained with. Seeds of an arm are pooled by study;
-differences to the warm start and to more SFT are paired by study *and* seed. Intervals are over studies; what a
+differences to the warm start, to more SFT and to RL are paired by study *and* seed. Intervals are over studies; what a
 difference owes to the seed, the single seeds' values beside it show. Writes `table.json` and `table.md`.
 """
 
@@ -43,7 +43,7 @@ SHOWN: Final = {
     "words": "words",
     "repetition": "repetition",
 }
-BASES: Final = ("warm", "more_sft")
+BASES: Final = ("warm", "more_sft", "rl")
 """The arms that the others are compared with."""
 
 SECONDS: Final = {"rl": "reinforcement learning", "sft": "warm start"}

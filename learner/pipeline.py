@@ -10,7 +10,7 @@ is healthy. Evaluations go before the rollouts that still wait.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
@@ -86,7 +86,8 @@ class Pipeline(Generic[Answer]):
             self._no_runner_since = None
         elif self._no_runner_since is None:
             self._no_runner_since = now
-        load = {runner: self._load(runner) for runner in sorted(runners) if runner not in leaving}
+        at = Counter(place.runner for place in self._places.values())
+        load = {runner: at[runner] for runner in sorted(runners) if runner not in leaving}
         assigned: list[tuple[int, Work]] = []
         while self._waiting and load:
             runner = min(load, key=lambda one: (load[one], one))
@@ -149,9 +150,6 @@ class Pipeline(Generic[Answer]):
             raise TimeoutError(
                 f"waited {self._limits.start_timeout_s:g} s (rollout.start_timeout_s) for a rollout actor to come back"
             )
-
-    def _load(self, runner: int) -> int:
-        return sum(place.runner == runner for place in self._places.values())
 
     def _work_of(self, step: int) -> Iterable[Work]:
         return (Work(step, part) for part in range(self._parts[step]))

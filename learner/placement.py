@@ -146,7 +146,7 @@ def look() -> list[Node]:
 
 
 def require_shared(cfg: Config, run_dir: Path, nodes: Sequence[Node], found: Placement) -> None:
-    """Raises UserError where a node that gets processes does not see the run directory, the data or the weights.
+    """Raises UserError where a node that gets processes does not see the run directory or a path of the config.
 
     Of nodes that the autoscaler adds later, rollout actors look for the run directory themselves.
     """
@@ -154,7 +154,7 @@ def require_shared(cfg: Config, run_dir: Path, nodes: Sequence[Node], found: Pla
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     used = [node for node in nodes if any(node.id in where for where in found.placed.values())]
-    needed = [path for path in (cfg.data.root, cfg.reward.weights) if path is not None]
+    needed = [path for path in _paths(cfg) if path is not None and Path(path).exists()]
     look_there = ray.remote(num_cpus=0)(_unseen)
     mark = run_dir / _MARK
     mark.write_text(uuid4().hex)
@@ -174,8 +174,18 @@ def require_shared(cfg: Config, run_dir: Path, nodes: Sequence[Node], found: Pla
         raise UserError(
             "these nodes do not see what the run needs, at the same path as the driver:\n"
             + "\n".join(f"  - {node}: {', '.join(names)}" for node, names in unseen.items())
-            + "\nput output_dir, data.root and reward.weights on a file system that all nodes share (docs/cluster.md)"
+            + "\nput output_dir and what the config names (data.root, data.cache_dir, reward.weights, ...) on a file "
+            "system that all nodes share (docs/cluster.md)"
         )
+
+
+def _paths(cfg: Config) -> tuple[str | None, ...]:
+    """What the processes of a run read, where it is a path and not the name of something on a hub."""
+    data, model, reward = cfg.data, cfg.model, cfg.reward
+    return (
+        *(data.root, data.reports, data.imagenome, data.cache_dir, cfg.start),
+        *(model.llm.path, model.backbone.path, model.region_descriptions, reward.weights, reward.idf),
+    )
 
 
 def _unseen(mark: str, written: str, needed: Sequence[str]) -> list[str]:

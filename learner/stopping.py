@@ -1,4 +1,5 @@
-"""How a run is ended from outside: SIGTERM and SIGINT finish what can be finished, save, and end within a minute.
+"""How a run is ended from outside: SIGTERM, SIGINT and SIGHUP (a lost terminal) finish what can be finished, save, and
+end within a minute. Under `nohup` a lost terminal ends nothing.
 
 Contract: the first signal lets the step under way end (`GRACE_S`), which is then saved; where nothing is to be saved,
 or the step takes longer, the run ends at once and its newest checkpoint stays. The second signal ends the process
@@ -35,7 +36,7 @@ class Interrupted(BaseException):
 
 
 class Signals:
-    """While it is entered, SIGTERM and SIGINT end the run as the module says. For the main thread."""
+    """While it is entered, those signals end the run as the module says. For the main thread."""
 
     def __init__(self, grace_s: float = GRACE_S, save_s: float = SAVE_S, limit_s: float = LIMIT_S) -> None:
         self._grace_s, self._save_s, self._limit_s = grace_s, save_s, limit_s
@@ -58,7 +59,10 @@ class Signals:
 
     def install(self) -> None:
         """Takes the signals; call it again after `ray.init`, which takes SIGTERM for itself."""
-        for signum, handler in ((signal.SIGTERM, self._asked), (signal.SIGINT, self._asked), (signal.SIGALRM, _end)):
+        asked = [signal.SIGTERM, signal.SIGINT]
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+            asked.append(signal.SIGHUP)
+        for signum, handler in (*((one, self._asked) for one in asked), (signal.SIGALRM, _end)):
             before = signal.signal(signum, handler)
             self._before.setdefault(signum, before)
 

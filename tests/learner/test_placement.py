@@ -122,13 +122,19 @@ def test_ranks_are_packed_on_nodes_of_their_own(cluster: None, tmp_path: Path) -
     assert "learner" in node.resources
 
 
-def test_a_node_that_does_not_see_the_data_is_named(cluster: None, tmp_path: Path) -> None:
-    cfg = config("learner.num_ranks=4", "rollout.num_actors=1", f"data.root={tmp_path}/gone")
+def test_a_node_that_does_not_see_the_data_is_named(
+    cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "data").mkdir()
+    # What a node resolves against another working directory is another path there, as on a disk of its own.
+    cfg = config("learner.num_ranks=4", "rollout.num_actors=1", "data.root=data", f"data.cache_dir={tmp_path}")
     cfg.learner.gpus_per_rank = cfg.rollout.gpus_per_actor = 0
     cfg.reward.device, cfg.reward.threads, cfg.reward.weights = "cpu", 1, None
-    with pytest.raises(UserError, match=f"do not see what the run needs(.|\n)*{tmp_path}/gone"):
-        placement.check(cfg, tmp_path)
-    cfg.data.root = str(tmp_path)
-    lines = placement.check(cfg, tmp_path)
+    with pytest.raises(UserError, match=r"do not see what the run needs(.|\n)* learner\): data\n"):
+        placement.check(cfg, tmp_path / "run")
+    cfg.data.root = str(tmp_path / "data")
+    lines = placement.check(cfg, tmp_path / "run")
     assert lines[1].startswith("learner   4 x 1 CPU, 1 learner: 2 on ")
-    assert not list(tmp_path.iterdir())
+    assert not list((tmp_path / "run").iterdir())
