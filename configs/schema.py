@@ -140,7 +140,7 @@ class RolloutConfig:
     # 0: synchronous. k: rollout, reward and update overlap, and a trajectory begins at most k weight versions before
     # the update that learns from it.
     max_staleness: int = 0
-    # The longest wait for one request (s), and for an engine to start.
+    # The longest wait for one request, that for its rewards apart (s), and for an engine to start.
     timeout_s: float = 300.0
     start_timeout_s: float = 300.0
 
@@ -184,8 +184,8 @@ class RewardConfig:
     repetition_weight: float = 1.0
     length_weight: float = 0.5
     positive_f1_weight: float = 2.0
-    # Deadline of one request (s).
-    timeout_s: float = 60.0
+    # Deadline of one request (s): servers that are away are waited for so long before samples fail and the run stops.
+    timeout_s: float = 300.0
 
 
 @dataclass

@@ -37,7 +37,7 @@ from learner.rollouts import Rollouts, slots
 from learner.sampler import studies_for_step
 from reward_server.directory import RewardAccess
 from rrg.data import load_studies
-from rrg.errors import UserError
+from rrg.errors import ProcessError, UserError
 
 Progress = Callable[[int, int, Mapping[str, float]], None]
 # Steps of the warm start that one call to the ranks does at most, and how long it may take (s): progress is shown
@@ -122,7 +122,7 @@ class ReportRL(Algorithm):  # type: ignore[misc]
         except IndexError as error:
             # RLlib found no actor that answers. If a rank failed, that is why (the actors wait for its policy).
             DeepSpeedLearnerGroup(self._cfg, self._ranks).wait()
-            raise RuntimeError("no rollout actor started; the reason stands in the logs of Ray's workers") from error
+            raise ProcessError("no rollout actor started; the reason stands in the logs of Ray's workers") from error
         self.learner_group.wait()
 
     @property

@@ -1,11 +1,11 @@
 """Checkpoints of a run: written aside, made durable, renamed into place, announced, and only then pruned.
 
-Contract: `<dir>/step_N/` is complete whenever it exists under that name (its `state.json` is the last file written
-before the rename), `<dir>/latest` names the newest one, and a crash at any point leaves the one before usable.
+Contract: `<dir>/step_N/` is complete whenever it exists under that name (it is renamed when all is written),
+`<dir>/latest` names the newest one, and a crash or a full disk at any point leaves the one before usable.
 `<dir>/best` names the one of the best validation so far, which is kept whatever its age.
 A checkpoint holds `deepspeed/` (weights and optimizer of every rank), `policy/` (safetensors, free of the world
-size), in RL `inflight.*` (`learner.inflight`) and `state.json`. No random state: every rank seeds its generator from
-(seed, phase, step, rank).
+size), in RL `inflight.*` (`learner.inflight`), `state.json`, and `SHA256SUMS` of all of them, as `sha256sum -c` reads
+it. No random state: every rank seeds its generator from (seed, phase, step, rank).
 """
 
 from __future__ import annotations
@@ -17,15 +17,19 @@ import logging
 import os
 import shutil
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from configs.schema import Config
-from rrg.errors import UserError
+from rrg.errors import ProcessError, UserError
 
 LOGGER = logging.getLogger(__name__)
-FORMAT = 2
+FORMAT = 3
+_SUMS = "SHA256SUMS"
+# A process that fails to write to a disk with less room than that has most likely filled it.
+_FULL_MIB = 64
 
 Phase = Literal["regions", "policy", "rl"]
 
@@ -99,17 +103,32 @@ def write_checkpoint(folder: Path, state: RunState, write: Callable[[Path], None
 
     N counts on from the warm start into RL, so that names sort by age: `name_of`. Kept are the newest `keep`, and the
     best.
+
+    Raises:
+        UserError: it could not be written; the message says what to do. The one before stays, as it does where `write`
+            raises ProcessError.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     final = folder / name_of(state.phase, state.step)
     aside, before = final.with_suffix(".tmp"), final.with_suffix(".old.tmp")
-    for stale in (aside, before):
-        if stale.exists():
-            shutil.rmtree(stale)
-    aside.mkdir()
-    write(aside)
-    (aside / "state.json").write_text(json.dumps(dataclasses.asdict(state), indent=2) + "\n")
-    _sync_tree(aside)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for stale in (aside, before):
+            if stale.exists():
+                shutil.rmtree(stale)
+        aside.mkdir()
+        write(aside)
+        (aside / "state.json").write_text(json.dumps(dataclasses.asdict(state), indent=2) + "\n")
+        (aside / _SUMS).write_text("".join(f"{sha256}  {name}\n" for name, sha256 in _sums(aside).items()))
+        _sync_tree(aside)
+    except (OSError, ProcessError) as error:
+        free_mib = shutil.disk_usage(folder.parent).free >> 20
+        shutil.rmtree(aside, ignore_errors=True)
+        if isinstance(error, ProcessError) and free_mib >= _FULL_MIB:
+            raise
+        raise UserError(
+            f"the checkpoint {final} could not be written: {error}. Its disk had {free_mib} MiB left; the checkpoint "
+            f"before stays: if the disk is full make room, then go on with resume={folder.parent}"
+        ) from error
     if final.exists():  # of the same step: the new one takes its place only when it is whole
         final.rename(before)
     aside.rename(final)
@@ -128,8 +147,9 @@ def name_of(phase: Phase, step: int) -> str:
     return f"step_{int(phase == 'rl')}_{step:06d}"
 
 
-def latest_checkpoint(folder: Path) -> Path | None:
-    """The newest complete checkpoint, or None. An incomplete or unreadable one is passed over with a warning.
+def latest_checkpoint(folder: Path, *, verify: bool = False) -> Path | None:
+    """The newest complete checkpoint, or None. An incomplete or unreadable one is passed over with a warning, with
+    `verify` one that was damaged in any file too (which means to read them all).
 
     Raises FormatError where the newest is of another version of this program.
     """
@@ -143,10 +163,12 @@ def latest_checkpoint(folder: Path) -> Path | None:
     for name in names:
         try:
             read_state(folder / name)
+            if verify:
+                _verify(folder / name)
         except FormatError:
             raise
-        except UserError as error:
-            LOGGER.warning("checkpoint passed over: %s", error)
+        except (UserError, OSError) as error:
+            LOGGER.warning("checkpoint passed over, the one before is taken: %s", error)
             continue
         return folder / name
     return None
@@ -166,8 +188,32 @@ def read_state(checkpoint: Path) -> RunState:
             )
         best = fields.pop("best")
         return RunState(**fields, best=None if best is None else Best(**best))
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
         raise UserError(f"{checkpoint}/state.json is damaged: {error}") from error
+
+
+def _sums(root: Path) -> dict[str, str]:
+    """SHA-256 of every file below `root` by its path there."""
+    paths = sorted(path for path in root.rglob("*") if path.is_file() and path.name != _SUMS)
+    with ThreadPoolExecutor() as threads:  # hashing lets other threads run
+        return dict(zip((str(path.relative_to(root)) for path in paths), threads.map(_sha256, paths), strict=True))
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _verify(checkpoint: Path) -> None:
+    """Raises UserError where a file is not what was written: torch and safetensors load flipped bits without a word."""
+    if not (checkpoint / _SUMS).is_file():
+        raise UserError(f"{checkpoint} is not a complete checkpoint: {_SUMS} is missing")
+    lines = (checkpoint / _SUMS).read_text(errors="replace").splitlines()
+    wanted = {name: sha256 for sha256, _, name in (line.partition("  ") for line in lines)}
+    found = _sums(checkpoint)
+    damaged = sorted(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name))
+    if damaged:
+        raise UserError(f"{checkpoint} is damaged: {', '.join(damaged)} not as in {_SUMS}")
 
 
 def _announce(folder: Path, what: str, name: str) -> None:
@@ -180,8 +226,11 @@ def _announce(folder: Path, what: str, name: str) -> None:
 
 def _prune(folder: Path, keep: int, *, newest: str, best: str | None) -> None:
     kept = (newest, best)
-    old = sorted(path for path in folder.glob("step_*") if path.suffix != ".tmp" and path.name not in kept)
-    for path in old[: max(0, len(old) - (keep - 1))]:
+    others = sorted(path for path in folder.glob("step_*") if path.suffix != ".tmp" and path.name not in kept)
+    # Later ones are of a run that went back behind them: since they were damaged, say.
+    later = [path for path in others if path.name > newest]
+    old = others[: len(others) - len(later)]
+    for path in [*later, *old[: max(0, len(old) - (keep - 1))]]:
         shutil.rmtree(path)
 
 

@@ -24,6 +24,9 @@ from torch.distributed import FileStore, TCPStore  # type: ignore[attr-defined]
 from configs.schema import LearnerConfig
 from rrg.errors import RunStoppedError
 
+# Of learner.timeout_s.
+_COLLECTIVE_SHARE = 0.8
+
 
 def device_of(learner: LearnerConfig) -> torch.device:
     """The device of a rank; Ray shows each rank only its own GPU."""
@@ -35,14 +38,18 @@ Meeting = Path | tuple[str, int]
 
 
 def join_process_group(learner: LearnerConfig, meeting: Meeting, *, rank: int, world_size: int) -> None:
-    """Join the ranks' process group (gloo on CPUs, nccl on GPUs). Blocks until all have come or the time is over."""
+    """Join the ranks' process group (gloo on CPUs, nccl on GPUs). Blocks until all have come or the time is over.
+
+    In a collective call a rank waits for the others a little shorter than the driver waits for it: so those that wait
+    say so in time, and the silent one is the one that hangs.
+    """
     import deepspeed
 
     # Serves inference only, and its build takes 30 s and a compiler.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     os.environ.update(RANK=str(rank), WORLD_SIZE=str(world_size), LOCAL_RANK="0")
     backend = "nccl" if learner.gpus_per_rank > 0 else "gloo"
-    timeout = timedelta(seconds=learner.timeout_s)
+    timeout = timedelta(seconds=_COLLECTIVE_SHARE * learner.timeout_s)
     store: FileStore | TCPStore
     if isinstance(meeting, Path):
         store = FileStore(str(meeting), world_size)

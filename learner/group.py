@@ -24,10 +24,13 @@ from configs.schema import Config
 from learner.environment import process_environment
 from learner.placement import demands
 from learner.rank import DeepSpeedRank, RankInfo
-from rrg.errors import UserError
+from rrg.errors import ProcessError, UserError
+
+# One rank that dies takes the others along, out of their collective calls: how long all are listened to (s).
+_LAST_WORDS_S = 2.0
 
 
-class LearnerError(RuntimeError):
+class LearnerError(ProcessError):
     """A rank failed or did not answer in time."""
 
 
@@ -197,24 +200,37 @@ def _failed(call: ray.ObjectRef) -> bool:
 def gather(calls: Sequence[ray.ObjectRef], what: str, timeout_s: float, deadline: float | None = None) -> list[Any]:
     """The answers of all ranks to `calls` (one a rank, in order of rank); `deadline` where the time already runs.
 
-    Raises LearnerError when a rank fails, or when some have not answered within `timeout_s`; a rank's UserError is
-    raised as it is.
+    Raises LearnerError when a rank fails, or when some have not answered within `timeout_s`: it says of each what
+    became of it, since one that hangs makes those fail that wait for it. A rank's UserError is raised as it is.
     """
-    rank_of = {call: rank for rank, call in enumerate(calls)}
     pending = list(calls)
     deadline = time.monotonic() + timeout_s if deadline is None else deadline
     while pending:
         ready, pending = ray.wait(pending, num_returns=1, timeout=max(0.0, deadline - time.monotonic()))
         if not ready:
-            missing = ", ".join(str(rank_of[call]) for call in pending)
-            raise LearnerError(f"{what}: no answer from learner rank {missing} within {timeout_s:g} s")
-        try:
-            ray.get(ready[0])
-        except RayTaskError as error:
-            if isinstance(error.cause, UserError):
-                raise error.cause from error
-            raise LearnerError(f"{what}: learner rank {rank_of[ready[0]]} failed: {error.cause!r}") from error
-        except RayError as error:
-            raise LearnerError(f"{what}: learner rank {rank_of[ready[0]]} died: {error}") from error
-    answers: list[Any] = ray.get(list(calls))
-    return answers
+            break
+        if _failure(ready[0]) is not None:
+            _, pending = ray.wait(list(calls), num_returns=len(calls), timeout=_LAST_WORDS_S)
+            break
+    else:
+        answers: list[Any] = ray.get(list(calls))
+        return answers
+    ended = {rank: _failure(call) for rank, call in enumerate(calls) if call not in pending}
+    problems = [f"learner rank {rank} {failure}" for rank, failure in ended.items() if failure is not None]
+    if pending:
+        silent = ", ".join(str(rank) for rank, call in enumerate(calls) if call in pending)
+        problems.append(f"no answer from learner rank {silent} within {timeout_s + time.monotonic() - deadline:.3g} s")
+    raise LearnerError(f"{what}: {'; '.join(problems)}")
+
+
+def _failure(call: ray.ObjectRef) -> str | None:
+    """What went wrong with a call that has ended; raises a rank's UserError."""
+    try:
+        ray.get(call)
+    except RayTaskError as error:
+        if isinstance(error.cause, UserError):
+            raise error.cause from error
+        return f"failed: {error.cause!r}"
+    except RayError as error:
+        return f"died: {str(error).partition(chr(10))[0]}"
+    return None

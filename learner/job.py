@@ -44,6 +44,7 @@ from learner.tracking import PeakMemory, Tracker
 from learner.validation import validation_studies
 from reward_server.client import RewardClient
 from rrg.data import StudySet, load_studies
+from rrg.errors import ProcessError, UserError
 from rrg.model.backbone import make_store
 
 # Makes the summary of what was measured; told about the run as a whole at its end.
@@ -66,7 +67,7 @@ def run_job(cfg: Config, run_dir: Path) -> None:
             stack = ExitStack()
             algo, client = stack.enter_context(_started(cfg, run_dir, show, signals))
         with stack:
-            checkpoint = latest_checkpoint(run_dir / "checkpoints")
+            checkpoint = latest_checkpoint(run_dir / "checkpoints", verify=True)
             tracker = Tracker(run_dir, keep=_recorded(algo, checkpoint))
             stack.callback(tracker.close)
             run = Run(cfg, run_dir, studies, algo, client, tracker, show, signals)
@@ -158,13 +159,7 @@ def _started(cfg: Config, run_dir: Path, show: Show, signals: Signals) -> Iterat
         show.line(f"  {line}")
     # Ray and RLlib warn of what is chosen here on purpose (no spaces, no learner of theirs).
     logging.getLogger("ray").setLevel(logging.ERROR)
-    ray.init(
-        address=cfg.cluster.address or "local",  # None would take any Ray that it finds
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-        runtime_env={"env_vars": rollout_env(cfg.rollout)},
-        **({} if cfg.cluster.address else _local_ray(cfg)),
-    )
+    _join_ray(cfg)
     signals.install()
     try:
         if cfg.cluster.address is not None:
@@ -182,6 +177,22 @@ def _started(cfg: Config, run_dir: Path, show: Show, signals: Signals) -> Iterat
             algo.stop()
     finally:
         ray.shutdown()
+
+
+def _join_ray(cfg: Config) -> None:
+    """Raises UserError where no cluster answers at `cluster.address`, ProcessError where Ray does not start."""
+    try:
+        ray.init(
+            address=cfg.cluster.address or "local",  # None would take any Ray that it finds
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            runtime_env={"env_vars": rollout_env(cfg.rollout)},
+            **({} if cfg.cluster.address else _local_ray(cfg)),
+        )
+    except ConnectionError as error:
+        raise UserError(f"cluster.address={cfg.cluster.address}: no Ray cluster answers: {error}") from error
+    except Exception as error:  # what Ray raises after 30 s on a machine that is too busy
+        raise ProcessError(f"Ray did not start: {error}") from error
 
 
 def _local_ray(cfg: Config) -> dict[str, object]:

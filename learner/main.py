@@ -3,13 +3,16 @@
 Contract: composes and checks the config (Hydra), says what is missing before anything starts, makes the run directory,
 and hands over to `learner.job`. A user's mistake, or reward servers that can't be had, end with their message and
 status 2, without a traceback (`debug=true` shows it); a run that stopped itself (docs/diagnostics.md) with its reason
-and status 3; SIGTERM and SIGINT with what could be saved and status 143 and 130, within a minute.
+and status 3; one of whose processes died or hung (docs/faults.md) with its name and status 4: it can be resumed;
+SIGTERM and SIGINT with what could be saved and status 143 and 130, within a minute.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
+import traceback
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -24,7 +27,7 @@ from learner.checkpoints import config_hash
 from learner.stopping import Interrupted
 from reward_server.cluster import connected, reach, send_token
 from reward_server.errors import RewardError, RewardSetupError
-from rrg.errors import RunStoppedError, UserError
+from rrg.errors import ProcessError, RunStoppedError, UserError
 
 # libgomp's spinning threads would take the cores from the other processes; it reads this when torch is imported.
 os.environ.setdefault("GOMP_SPINCOUNT", "0")
@@ -39,11 +42,11 @@ def main(raw: DictConfig) -> None:
     except Interrupted as interrupted:
         print(interrupted, file=sys.stderr)
         sys.exit(interrupted.status)
-    except (UserError, RewardSetupError, RewardError) as error:
+    except (UserError, RewardSetupError, RewardError, ProcessError) as error:
         if raw.debug:
             raise
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(3 if isinstance(error, RunStoppedError) else 2)
+        sys.exit(3 if isinstance(error, RunStoppedError) else 4 if isinstance(error, ProcessError) else 2)
 
 
 def of_run(run_dir: str, overrides: Sequence[str]) -> Config:
@@ -86,6 +89,7 @@ def run(cfg: Config) -> None:
 
     Raises:
         UserError: something that the config names is missing, or the disk cannot be written.
+        ProcessError: a process of the run died or hung.
     """
     resolved = OmegaConf.to_yaml(OmegaConf.structured(cfg))
     if cfg.dry_run:
@@ -112,7 +116,15 @@ def run(cfg: Config) -> None:
     # Ray, gRPC and the models are imported only now, so that --help and errors answer at once.
     from learner.job import run_job
 
-    run_job(cfg, run_dir)
+    try:
+        run_job(cfg, run_dir)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise UserError(f"the disk is full: {error}; make room, then go on with resume={run_dir}") from error
+    except ProcessError as error:
+        (run_dir / "failed.txt").write_text(traceback.format_exc())
+        raise ProcessError(f"{error} (all of it: {run_dir}/failed.txt); resume={run_dir} goes on") from error
 
 
 def _lacking(cfg: Config) -> Iterator[str]:

@@ -21,7 +21,8 @@ Fingerprint = dict[str, object]
 
 @dataclass(frozen=True)
 class Stop:
-    """Why a run is stopped. `sound`: the weights are worth saving (they are not where a number is not finite)."""
+    """Why a run is stopped. `sound`: the last step is worth saving (it is not where a number is not finite, or scores
+    are missing that may still be had)."""
 
     reason: str
     sound: bool = True

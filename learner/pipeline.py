@@ -15,6 +15,8 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from rrg.errors import ProcessError
+
 Answer = TypeVar("Answer")
 
 # The `step` of work that belongs to no RL step: reports for an evaluation.
@@ -79,7 +81,7 @@ class Pipeline(Generic[Answer]):
         """Who is to do what next, given the runners that are healthy; work at any other is taken back first. Those that
         are `leaving` get no more.
 
-        Raises RuntimeError for work that was lost `MAX_ATTEMPTS` times.
+        Raises ProcessError for work that was lost `MAX_ATTEMPTS` times.
         """
         self.take_back(runners)
         if runners or not self._waiting:
@@ -96,7 +98,7 @@ class Pipeline(Generic[Answer]):
             work = self._waiting.popleft()
             self._attempts[work] = self._attempts.get(work, 0) + 1
             if self._attempts[work] > MAX_ATTEMPTS:
-                raise RuntimeError(f"{work} was lost {MAX_ATTEMPTS} times; see the rollout actors' logs")
+                raise ProcessError(f"{work} was lost {MAX_ATTEMPTS} times; see the rollout actors' logs")
             load[runner] += 1
             # The runner does its pieces one after the other: this one may wait for those before.
             self._places[work] = _Place(runner, now + self._limits.timeout_s * load[runner])
@@ -141,13 +143,15 @@ class Pipeline(Generic[Answer]):
         return {place.runner for place in self._places.values()}
 
     def check(self, now: float) -> None:
-        """Raises TimeoutError for work that takes too long, and where no runner comes back."""
+        """Raises ProcessError for work that takes too long, and where no runner comes back."""
         places = self._places.items()
         late = [f"{work} at rollout actor {place.runner}" for work, place in places if now > place.deadline]
         if late:
-            raise TimeoutError(f"waited {self._limits.timeout_s:g} s (rollout.timeout_s) for {', '.join(late)}")
+            raise ProcessError(
+                f"waited {self._limits.timeout_s:g} s (rollout.timeout_s + reward.timeout_s) for {', '.join(late)}"
+            )
         if self._no_runner_since is not None and now > self._no_runner_since + self._limits.start_timeout_s:
-            raise TimeoutError(
+            raise ProcessError(
                 f"waited {self._limits.start_timeout_s:g} s (rollout.start_timeout_s) for a rollout actor to come back"
             )
 

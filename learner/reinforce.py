@@ -3,6 +3,8 @@
 Contract: after any step the run can be saved and gone on with; a signal is heeded there (`learner.stopping`). A run
 that stops itself (`learner.monitor`) has its last step saved, if that is sound, and the reason in `stopped.json`, until
 it is gone on with and comes to its end. What stopped a run stops it again when it is resumed with the same settings.
+Reward servers that are away are waited for `reward.timeout_s`; a run that stops without them leaves out the step that
+lacks scores, and does it again when it is resumed.
 """
 
 from __future__ import annotations
@@ -147,13 +149,15 @@ def _validations(run: Run) -> Sequence[Row]:
 
 
 def _check_reward(run: Run) -> None:
-    """Stops a run whose reward servers compute something else than at its beginning, before a resume or after."""
+    """Stops a run whose reward servers are away, or compute something else than at its beginning, before a resume or
+    after."""
     try:
         now = monitor.fingerprint(run.client.describe())
     except RewardChangedError as error:
         _heed(run, Stop(str(error)))
     except RewardError as error:
-        run.show.line(f"  {escape(str(error))}")  # Away for now: samples without scores are left out and counted.
+        steps = run.tracker.rows("rl")
+        _heed(run, Stop(f"the reward servers are away: {error}", sound=not (steps and steps[-1].get("failed"))))
     else:
         known = run.folder / "reward.json"
         if not known.exists():

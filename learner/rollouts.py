@@ -3,7 +3,7 @@
 Contract: the driver's thread does all of it, in `poll`. A step's batch is in the order of its studies, whichever actors
 served it and however often some were replaced; which step may start when is decided by `learner.pipeline`. With
 `rollout.max_staleness` = 0 every request keeps to its weights; above that requests are live, and the actors are offered
-new weights as soon as there are any. Every wait ends with a TimeoutError that says what was waited for.
+new weights as soon as there are any. Every wait ends with a ProcessError that says what was waited for.
 """
 
 from __future__ import annotations
@@ -63,7 +63,9 @@ class Rollouts:
         self._started = first
         self._restored = {step: list(trajectories) for step, trajectories in restored.items()}
         rollout = cfg.rollout
-        self._pipeline: Pipeline[Answer] = Pipeline(Limits(slots(cfg), rollout.timeout_s, rollout.start_timeout_s))
+        # An actor that waits for scores is not late: it gives them up by itself.
+        timeout_s = rollout.timeout_s + cfg.reward.timeout_s
+        self._pipeline: Pipeline[Answer] = Pipeline(Limits(slots(cfg), timeout_s, rollout.start_timeout_s))
         self._requests: dict[Work, SampleRequest] = {}
         self._weights: WeightsRef | None = None
         self._going_on = False  # before, there are evaluations alone, and maybe nothing else will come
@@ -124,11 +126,14 @@ class Rollouts:
         return self._fleet.restore()
 
     def finished(self) -> dict[int, list[Trajectory]]:
-        """Trajectories by step that nothing has been learnt from yet: what a checkpoint takes along."""
+        """Trajectories by step that nothing has been learnt from yet: what a checkpoint takes along.
+
+        A study with one that has failed is left out: it is asked for again, when the reward servers may be back.
+        """
         found = {step: list(trajectories) for step, trajectories in self._restored.items()}
         for work, (trajectories, _) in self._pipeline.finished().items():
             found.setdefault(work.step, []).extend(trajectories)
-        return found
+        return {step: _of_whole_studies(trajectories) for step, trajectories in found.items()}
 
     def busy_shares(self, wall_s: float) -> dict[str, float]:
         """Mean share of `wall_s` in which an actor's engine worked, and the largest in which an actor had scores
@@ -195,6 +200,11 @@ class Rollouts:
         busy = self._busy.setdefault(runner, {"busy_s": 0.0, "reward_busy_s": 0.0})
         for name in busy:
             busy[name] += metrics[name]
+
+
+def _of_whole_studies(trajectories: Sequence[Trajectory]) -> list[Trajectory]:
+    failed = {one.study_id for one in trajectories if one.failed is not None}
+    return [one for one in trajectories if one.study_id not in failed]
 
 
 async def _sample(runner: Any, *, work: Work, request: SampleRequest) -> tuple[Work, Answer]:

@@ -8,5 +8,10 @@ class UserError(ValueError):
     """
 
 
+class ProcessError(RuntimeError):
+    """A process of the run died or did not answer in time; the message names it. What was saved is whole, and can be
+    gone on with. Exit status 4."""
+
+
 class RunStoppedError(UserError):
     """A run stopped itself since going on would be of no use; the message says why. Exit status 3."""

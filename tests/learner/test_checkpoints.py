@@ -138,7 +138,7 @@ def test_a_crash_while_writing_leaves_the_one_before(tmp_path: Path) -> None:
         raise OSError("disk full")
 
     for step in (4, 2):
-        with pytest.raises(OSError, match="disk full"):
+        with pytest.raises(UserError, match=rf"disk full.*make room, then go on with resume={tmp_path.parent}"):
             write_checkpoint(tmp_path, state(step), crash, keep=1)
         assert latest_checkpoint(tmp_path) == first
 
@@ -162,7 +162,7 @@ def test_a_checkpoint_of_an_older_version_is_refused_with_the_way_out(tmp_path: 
     path = write_checkpoint(tmp_path, state(2), fill, keep=3)
     fields = json.loads((path / "state.json").read_text())
     (path / "state.json").write_text(json.dumps(fields | {"format": 1}))
-    with pytest.raises(FormatError, match=r"format 1, this version reads 2: .*start="):
+    with pytest.raises(FormatError, match=r"format 1, this version reads 3: .*start="):
         latest_checkpoint(tmp_path)
 
 

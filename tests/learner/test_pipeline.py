@@ -8,6 +8,7 @@ from collections import Counter
 import pytest
 
 from learner.pipeline import EVALUATION, MAX_ATTEMPTS, Limits, Pipeline, Work, deal, startable
+from rrg.errors import ProcessError
 
 LIMITS = Limits(slots=2, timeout_s=10.0, start_timeout_s=30.0)
 
@@ -106,7 +107,7 @@ def test_work_that_is_lost_again_and_again_ends_the_run() -> None:
     for _ in range(MAX_ATTEMPTS):
         assert one.assign({1}, now=0.0)
         one.assign(set(), now=0.0)
-    with pytest.raises(RuntimeError, match=f"lost {MAX_ATTEMPTS} times"):
+    with pytest.raises(ProcessError, match=f"lost {MAX_ATTEMPTS} times"):
         one.assign({1}, now=0.0)
 
 
@@ -115,11 +116,11 @@ def test_a_late_answer_is_named_and_work_behind_other_work_has_its_time_too() ->
     one.add(4, 2)
     one.assign({6}, now=100.0)
     one.check(now=110.0)
-    with pytest.raises(TimeoutError, match=r"10 s .*Work\(step=4, part=0\) at rollout actor 6$"):
+    with pytest.raises(ProcessError, match=r"10 s .*Work\(step=4, part=0\) at rollout actor 6$"):
         one.check(now=111.0)
     one.finish(6, Work(4, 0), "a")
     one.check(now=111.0)
-    with pytest.raises(TimeoutError, match="part=1"):
+    with pytest.raises(ProcessError, match="part=1"):
         one.check(now=121.0)
 
 
@@ -129,7 +130,7 @@ def test_the_wait_for_an_actor_to_come_back_ends() -> None:
     one.assign(set(), now=0.0)
     one.assign(set(), now=20.0)
     one.check(now=30.0)
-    with pytest.raises(TimeoutError, match="come back"):
+    with pytest.raises(ProcessError, match="come back"):
         one.check(now=31.0)
     one.assign({3}, now=31.0)
     one.check(now=32.0)

@@ -60,6 +60,15 @@ class Servers:
         return Description("embedded", "embedded-3", "formula", ("a",), (), {})
 
 
+class Gone(Servers):
+    """Servers that do not even say what they are while they are away."""
+
+    def describe(self) -> Description:
+        if self.away:
+            raise RewardError("waited for the description of 127.0.0.1:9")
+        return super().describe()
+
+
 @dataclass
 class Algorithm:
     """Steps whose metrics `step` tells; every study gets its own report."""
@@ -181,6 +190,37 @@ def test_an_outage_of_the_rewards_stops_the_run_saved_and_it_goes_on_when_they_a
     assert saved(tmp_path) == 5
     go(cfg, tmp_path, Servers(), lambda number: SOUND)
     assert recorded(tmp_path, "rl") == list(range(1, 10))
+
+
+def test_servers_that_stay_away_stop_the_run_and_the_step_without_scores_is_done_again(tmp_path: Path) -> None:
+    servers, done = Gone(), []
+
+    def step(number: int) -> dict[str, float]:
+        servers.away = number == 3 and 3 not in done
+        done.append(number)
+        return SOUND | {"failed": 2.0 if servers.away else 0.0}
+
+    cfg = config(evaluate_every=0)
+    with pytest.raises(RunStoppedError, match=r"the reward servers are away: .*127\.0\.0\.1:9"):
+        go(cfg, tmp_path, servers, step)
+    assert saved(tmp_path) == 2
+    servers.away = False
+    go(cfg, tmp_path, servers, step)
+    assert done == [1, 2, 3, 3, 4]
+    assert recorded(tmp_path, "rl") == [1, 2, 3, 4]
+    assert not (tmp_path / "stopped.json").exists()
+
+
+def test_a_step_that_has_its_scores_is_saved_when_the_servers_go_away_behind_it(tmp_path: Path) -> None:
+    servers = Gone()
+
+    def step(number: int) -> dict[str, float]:
+        servers.away = number == 3
+        return SOUND
+
+    with pytest.raises(RunStoppedError, match="away"):
+        go(config(evaluate_every=0), tmp_path, servers, step)
+    assert saved(tmp_path) == 3
 
 
 def test_a_finished_run_that_is_made_longer_is_evaluated_anew_and_its_warm_start_is_not(tmp_path: Path) -> None:

@@ -198,6 +198,18 @@ def test_what_a_checkpoint_brings_is_not_asked_for_again(group: Any) -> None:
     assert {one.study_id for one in batch.trajectories if one.text == "kept"} == {"s2", "s4"}
 
 
+@pytest.mark.parametrize("group", [1], indirect=True)
+def test_a_checkpoint_takes_no_study_along_of_which_a_sample_has_failed(group: Any) -> None:
+    made = [Trajectory("s2", 0, 0, 1, *_no_tokens(), "stop", ""), Trajectory("s4", 0, 0, 1, *_no_tokens(), "stop", "")]
+    failed = Trajectory("s2", 1, 0, 1, *_no_tokens(), "stop", "", failed="reward: away")
+    rollouts = Rollouts(group, config(1), studies_of, first=1, restored={1: [*made, failed]})
+    assert [one.study_id for one in rollouts.finished()[1]] == ["s4"]
+
+
+def _no_tokens() -> tuple[Any, Any, Any]:
+    return np.zeros(0, np.int32), np.zeros(0, np.float32), np.zeros(0, np.int32)
+
+
 @pytest.mark.parametrize("group", [0], indirect=True)
 def test_nothing_is_sampled_before_rl_goes_on(group: Any) -> None:
     rollouts = Rollouts(group, config(0), studies_of, first=0, restored={})
