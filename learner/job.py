@@ -47,6 +47,9 @@ from rrg.data import StudySet, load_studies
 from rrg.errors import ProcessError, UserError
 from rrg.model.backbone import make_store
 
+RAY_STARTS = 3
+"""Ray gives its processes 15 to 30 s to start, then gives up: too little on a machine that is busy for a moment."""
+
 # Makes the summary of what was measured; told about the run as a whole at its end.
 Summarize = Callable[[Mapping[str, Any]], Summary]
 
@@ -181,18 +184,21 @@ def _started(cfg: Config, run_dir: Path, show: Show, signals: Signals) -> Iterat
 
 def _join_ray(cfg: Config) -> None:
     """Raises UserError where no cluster answers at `cluster.address`, ProcessError where Ray does not start."""
-    try:
-        ray.init(
-            address=cfg.cluster.address or "local",  # None would take any Ray that it finds
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            runtime_env={"env_vars": rollout_env(cfg.rollout)},
-            **({} if cfg.cluster.address else _local_ray(cfg)),
-        )
-    except ConnectionError as error:
-        raise UserError(f"cluster.address={cfg.cluster.address}: no Ray cluster answers: {error}") from error
-    except Exception as error:  # what Ray raises after 30 s on a machine that is too busy
-        raise ProcessError(f"Ray did not start: {error}") from error
+    for attempt in range(RAY_STARTS):
+        try:
+            ray.init(
+                address=cfg.cluster.address or "local",  # None would take any Ray that it finds
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                runtime_env={"env_vars": rollout_env(cfg.rollout)},
+                **({} if cfg.cluster.address else _local_ray(cfg)),
+            )
+            return
+        except ConnectionError as error:
+            raise UserError(f"cluster.address={cfg.cluster.address}: no Ray cluster answers: {error}") from error
+        except Exception as error:
+            if attempt + 1 == RAY_STARTS:
+                raise ProcessError(f"Ray did not start, {RAY_STARTS} times: {error}") from error
 
 
 def _local_ray(cfg: Config) -> dict[str, object]:
