@@ -58,6 +58,7 @@ class DeepSpeedRank:
         """Where the ranks meet: in the run directory, which no other machine reaches, or, on a cluster, at rank 0's
         address and a port that is free now."""
         if self._config.cluster.address is None:
+            self._run_dir.mkdir(parents=True, exist_ok=True)  # or the ranks would wait for it
             place = self._run_dir / _MEETING
             place.unlink(missing_ok=True)  # of an earlier run
             return place
