@@ -132,6 +132,15 @@ class DeepSpeedLearnerGroup(LearnerGroup):  # type: ignore[misc]
         weights: WeightsRef = self._all("export_weights", version)[0]
         return weights
 
+    def raise_if_dead(self) -> None:
+        """Raises LearnerError with the ranks that have died; those that are busy are not waited for."""
+        calls = [rank.info.remote() for rank in self.ranks]
+        ready, _ = ray.wait(calls, num_returns=len(calls), timeout=_LAST_WORDS_S)
+        failures = {rank: _failure(call) for rank, call in enumerate(calls) if call in ready}
+        dead = [f"learner rank {rank} {failure}" for rank, failure in failures.items() if failure is not None]
+        if dead:
+            raise LearnerError("; ".join(dead))
+
     def save(self, folder: Path) -> None:
         """Write what a checkpoint holds of the ranks into `folder`."""
         self._all("save", str(folder))
