@@ -12,14 +12,13 @@ import argparse
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from reward_server.cluster import connected, find_actor
+from reward_server.cluster import add_cluster_arguments, answer_of, connected, find_actor
 from reward_server.errors import RewardError, RewardSetupError
 
 NAME: Final = "RolloutScale"
-_CALL_S: Final = 30.0
 _POLL_S: Final = 0.5
 
 
@@ -52,11 +51,11 @@ class RolloutScaleImpl:
 
     def scale(self, number: int) -> None:
         """From now on so many; those that serve are counted anew."""
-        self._status = ScaleStatus(number, self._status.most, self._status.serving, self._status.ending)
+        self._status = replace(self._status, wanted=number)
 
     def report(self, serving: int, ending: int) -> int:
         """What the driver sees; returns how many are wanted."""
-        self._status = ScaleStatus(self._status.wanted, self._status.most, serving, ending)
+        self._status = replace(self._status, serving=serving, ending=ending)
         return self._status.wanted
 
 
@@ -115,22 +114,13 @@ def _watch(actor: Any, number: int | None, timeout_s: float) -> ScaleStatus:
 
 
 def _ask(reference: Any) -> Any:
-    import ray
-
-    try:
-        return ray.get(reference, timeout=_CALL_S)
-    except ray.exceptions.GetTimeoutError as error:
-        raise RewardError(f"waited {_CALL_S:g} s for the run to answer") from error
-    except ray.exceptions.RayActorError as error:
-        raise RewardError("the run has ended") from error
+    return answer_of(reference, "the run")
 
 
 def _parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(prog="python -m actors.scale", description=(__doc__ or "").split("\n")[0])
     made.add_argument("number", type=int, nargs="?", metavar="N", help="rollout actors from now on (default: look)")
-    made.add_argument("--ray-address", default="auto", metavar="A", help="of the Ray cluster (default: this node's)")
-    made.add_argument("--namespace", metavar="S", help="Ray namespace of the run (default: the only run)")
-    made.add_argument("--timeout", type=float, default=600.0, metavar="S", help="seconds to wait (%(default)g)")
+    add_cluster_arguments(made)
     return made
 
 

@@ -27,7 +27,7 @@ from learner.evaluation.tables import filled_table, markdown_table
 WARM_UP: Final = 2
 _IDLE: Final = ("idle_rollout", "idle_learner", "idle_reward")
 # Evaluation is not what is measured: as little of it as there may be.
-QUICK: Final = (
+_QUICK: Final = (
     "evaluation.controls=false",
     "data.limit_test=8",
     "learner.rl.evaluate_every=0",
@@ -39,9 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = _parser().parse_intermixed_args(arguments)
     out = Path(args.out).resolve()
     out.mkdir(parents=True, exist_ok=True)
-    common = [f"learner.rl.steps={args.steps}", "learner.rl.checkpoint_every=1000", *QUICK, *args.overrides]
-    if args.start is not None:
-        common += [f"start={Path(args.start).resolve()}", "learner.sft.regions_epochs=0", "learner.sft.epochs=0"]
+    common = [*short_run(args.steps, None if args.start is None else Path(args.start)), *args.overrides]
     for staleness in (0, 1):
         run_job(out / f"fast-k{staleness}", [*common, f"rollout.max_staleness={staleness}"])
     with slow_server(args.seconds_per_pair) as address:
@@ -66,6 +64,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _roles() -> list[str]:
     return [name.removeprefix("idle_") for name in _IDLE]
+
+
+def short_run(steps: int, start: Path | None) -> list[str]:
+    """The overrides of a run that is timed, from the warm start of the run in `start`, or its own."""
+    begin = (
+        [] if start is None else [f"start={start.resolve()}", "learner.sft.regions_epochs=0", "learner.sft.epochs=0"]
+    )
+    return [f"learner.rl.steps={steps}", "learner.rl.checkpoint_every=1000", *_QUICK, *begin]
 
 
 def run_job(folder: Path, overrides: Sequence[str]) -> None:

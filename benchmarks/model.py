@@ -97,18 +97,15 @@ class _Step:
 
     def __init__(self, model: str, gradient_checkpointing: bool, studies: int) -> None:
         import torch
-        from hydra import compose, initialize_config_module
 
-        from configs.load import register, resolve
+        from configs.load import compose_config
         from learner.batching import micro_batch_rounds
         from rrg.model.backbone import make_store
         from rrg.model.build import build_policy
         from rrg.model.lora import trainable_parameters
 
-        register()
-        with initialize_config_module("configs", version_base="1.3"):
-            switch = f"model.llm.gradient_checkpointing={str(gradient_checkpointing).lower()}"
-            cfg = resolve(compose("config", overrides=[f"model={model}", switch]))
+        switch = f"model.llm.gradient_checkpointing={str(gradient_checkpointing).lower()}"
+        cfg = compose_config([f"model={model}", switch])
         store = make_store(cfg.data, cfg.model)
         words = [" ".join(f"w{(i * 7 + j) % 1500}" for j in range(40)) for i in range(400)]  # fills the vocabulary
         self.policy = build_policy(

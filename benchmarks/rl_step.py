@@ -28,6 +28,7 @@ from typing import Any
 from benchmarks import rl_own, trl_peer
 from benchmarks.reward_load import Server
 from benchmarks.rl_sides import PHASES, Prompt, Setup, Shape, Side, Step, needed_flops
+from configs.load import compose_config
 from configs.schema import Config
 from learner.environment import process_environment
 from reward_server.client import RewardClient
@@ -205,17 +206,6 @@ def show(summary: Mapping[str, Any]) -> str:
             f"the extractor in our learner (within the phases above), s: {extractor}",
         ]
     )
-
-
-def compose_config(overrides: Sequence[str]) -> Config:
-    """The default job (`configs/`) with these overrides."""
-    from hydra import compose, initialize_config_module
-
-    from configs.load import register, resolve
-
-    register()
-    with initialize_config_module("configs", version_base="1.3"):
-        return resolve(compose("config", overrides=list(overrides)))
 
 
 def run(

@@ -20,10 +20,10 @@ from typing import Any, Final
 
 from rich.console import Console
 
-from benchmarks.rl_step import compose_config
 from benchmarks.scale_hardware import GPUS, Assumed, Gpu, Llm, costs, fits, llm_of
 from benchmarks.scale_pipeline import ROLES, Outcome, simulate
 from benchmarks.scale_validate import PREDICTED, validate
+from configs.load import compose_config
 from configs.schema import Config
 from learner.evaluation.tables import filled_table, markdown_table
 from rrg.errors import UserError

@@ -12,9 +12,8 @@ import math
 from dataclasses import dataclass
 from typing import Final
 
-from benchmarks.scale_pipeline import Costs
+from benchmarks.scale_pipeline import Costs, visual_tokens
 from configs.schema import Config
-from rrg.data.regions import REGIONS
 from rrg.errors import UserError
 
 _GPUS_PER_NODE: Final = 8
@@ -99,7 +98,7 @@ def llm_of(cfg: Config) -> Llm:
 
 def costs(cfg: Config, gpu: Gpu, llm: Llm, assumed: Assumed) -> Costs:
     """Of the config on these GPUs; a reward worker has one too."""
-    prompt = (len(REGIONS) if cfg.model.regions else 0) + cfg.model.global_tokens + assumed.context_tokens
+    prompt = visual_tokens(cfg) + assumed.context_tokens
     split = cfg.rollout.tensor_parallel
     token_s = 2 * llm.parameters / gpu.flops_bf16 / assumed.decode_mfu / split
     memory_rate = gpu.memory_rate * assumed.decode_mbu * split

@@ -24,6 +24,7 @@ from benchmarks.scale_clock import Clock, Event, Mailbox, Process
 from configs.schema import Config
 from learner.pipeline import Limits, Pipeline, Work, deal, startable
 from learner.rollouts import slots
+from rrg.data.regions import REGIONS
 
 ROLES: Final = ("rollout", "learner", "reward")
 _BATCH: Final = 64  # pairs, as reward_server.batching.Batcher
@@ -122,6 +123,11 @@ def _starts(lengths: Ints, most: int) -> Ints:
         starts[i] = free[0]
         heapq.heapreplace(free, free[0] + length)
     return starts
+
+
+def visual_tokens(cfg: Config) -> int:
+    """Of a prompt: one a region, and the global ones."""
+    return (len(REGIONS) if cfg.model.regions else 0) + cfg.model.global_tokens
 
 
 def simulate(cfg: Config, costs: Costs, *, steps: int = 8, warm_up: int = 3, seed: int = 0) -> Outcome:

@@ -25,12 +25,11 @@ import numpy as np
 import psutil
 from rich.console import Console
 
-from benchmarks.asynchrony import QUICK, WARM_UP, run_job, slow_server, timed_steps
-from benchmarks.rl_step import compose_config
-from benchmarks.scale_pipeline import Costs, simulate
+from benchmarks.asynchrony import WARM_UP, run_job, short_run, slow_server, timed_steps
+from benchmarks.scale_pipeline import Costs, simulate, visual_tokens
+from configs.load import compose_config
 from configs.schema import Config
 from learner.evaluation.tables import filled_table, markdown_table
-from rrg.data.regions import REGIONS
 from rrg.errors import UserError
 
 Setting = tuple[int, int, int]
@@ -49,6 +48,8 @@ _READ: Final = (
 )  # fmt: skip
 # What a token that is only read costs against one that is written: vLLM on CPUs in batches.
 _READ_SHARE: Final = 1 / 3
+# The recipe for this machine has no context in its prompts.
+_INSTRUCTION_TOKENS: Final = 2
 
 
 @dataclass(frozen=True)
@@ -67,10 +68,7 @@ def validate(
     """
     settings = [_CALIBRATION, *map(_setting, predicted)]
     out.mkdir(parents=True, exist_ok=True)
-    common = [f"learner.rl.steps={_STEPS}", "learner.rl.checkpoint_every=1000", "reward.timeout_s=600", *QUICK]
-    if start is not None:
-        common += [f"start={start.resolve()}", "learner.sft.regions_epochs=0", "learner.sft.epochs=0"]
-    common += overrides
+    common = [*short_run(_STEPS, start), "reward.timeout_s=600", *overrides]
     _run_all(out, settings, common)
     calibration = timed_steps(_folder(out, _CALIBRATION))
     costs = calibrated(compose_config(common), calibration, _usage(out), os.cpu_count() or 1)
@@ -98,7 +96,7 @@ def calibrated(cfg: Config, steps: Sequence[Mapping[str, float]], usage: Usage, 
     busy = {role: (1 - mean[f"idle_{role}"]) * step_s for role in ("rollout", "learner", "reward")}
     publish_s = busy["learner"] - mean["seconds_update"]
     sync_s = mean["seconds_sync"] - publish_s
-    prompt, report = _prompt_tokens(cfg), mean["length_mean"]
+    prompt, report = visual_tokens(cfg) + _INSTRUCTION_TOKENS, mean["length_mean"]
     token_s = (busy["rollout"] - sync_s) / (samples * report + _READ_SHARE * studies * prompt)
     sleeping_s = _SECONDS_PER_PAIR * samples
     cpu = {role: seconds / usage.wall_s * step_s for role, seconds in usage.cpu_s.items()}
@@ -118,11 +116,6 @@ def calibrated(cfg: Config, steps: Sequence[Mapping[str, float]], usage: Usage, 
         learner_threads=cpu["learner"] / busy["learner"],
         cores=cores - cpu["other"] / step_s,
     )
-
-
-def _prompt_tokens(cfg: Config) -> float:
-    """Visual tokens and a word of instruction: the recipe for this machine has no context."""
-    return (len(REGIONS) if cfg.model.regions else 0) + cfg.model.global_tokens + 2
 
 
 def _setting(text: str) -> Setting:

@@ -1,11 +1,14 @@
 """From command line to a checked `Config`.
 
 Contract: `register()` makes the typed groups known to Hydra; `resolve(raw)` gives the typed config or raises
-`UserError` naming the field. Neither imports torch.
+`UserError` naming the field; `compose_config(overrides)` does both, for all but `learner.main`. None imports torch.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from hydra import compose, initialize_config_module
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -30,6 +33,13 @@ def register() -> None:
     store.store(name="base_config", node=schema.Config)
     for group, node in GROUPS.items():
         store.store(group=group, name=f"base_{group}", node=node)
+
+
+def compose_config(overrides: Sequence[str]) -> schema.Config:
+    """The default job (`configs/`) with these overrides, as on the command line. Raises what `resolve` does."""
+    register()
+    with initialize_config_module("configs", version_base="1.3"):
+        return resolve(compose("config", overrides=list(overrides)))
 
 
 def resolve(raw: DictConfig) -> schema.Config:

@@ -62,7 +62,7 @@ class ReportRLConfig(AlgorithmConfig):  # type: ignore[misc]
             num_env_runners=rollout.num_actors,
             num_cpus_per_env_runner=1,
             num_gpus_per_env_runner=rollout.gpus_per_actor,
-            custom_resources_per_env_runner=own_resource("rollout", cfg.cluster.rollout_nodes, ray.cluster_resources()),
+            custom_resources_per_env_runner=own_resource(cfg.cluster, "rollout", ray.cluster_resources()),
             create_local_env_runner=False,
             max_requests_in_flight_per_env_runner=slots(cfg),
         )

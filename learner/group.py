@@ -136,9 +136,7 @@ class DeepSpeedLearnerGroup(LearnerGroup):  # type: ignore[misc]
         """Raises LearnerError with the ranks that have died; those that are busy are not waited for."""
         calls = [rank.info.remote() for rank in self.ranks]
         ready, _ = ray.wait(calls, num_returns=len(calls), timeout=_LAST_WORDS_S)
-        failures = {rank: _failure(call) for rank, call in enumerate(calls) if call in ready}
-        dead = [f"learner rank {rank} {failure}" for rank, failure in failures.items() if failure is not None]
-        if dead:
+        if dead := _problems(calls, ready):
             raise LearnerError("; ".join(dead))
 
     def save(self, folder: Path) -> None:
@@ -224,12 +222,17 @@ def gather(calls: Sequence[ray.ObjectRef], what: str, timeout_s: float, deadline
     else:
         answers: list[Any] = ray.get(list(calls))
         return answers
-    ended = {rank: _failure(call) for rank, call in enumerate(calls) if call not in pending}
-    problems = [f"learner rank {rank} {failure}" for rank, failure in ended.items() if failure is not None]
+    problems = _problems(calls, [call for call in calls if call not in pending])
     if pending:
         silent = ", ".join(str(rank) for rank, call in enumerate(calls) if call in pending)
         problems.append(f"no answer from learner rank {silent} within {timeout_s + time.monotonic() - deadline:.3g} s")
     raise LearnerError(f"{what}: {'; '.join(problems)}")
+
+
+def _problems(calls: Sequence[ray.ObjectRef], ended: Sequence[ray.ObjectRef]) -> list[str]:
+    """What went wrong at each rank whose call has `ended`; `calls` are one a rank, in order of rank."""
+    failures = {rank: _failure(call) for rank, call in enumerate(calls) if call in ended}
+    return [f"learner rank {rank} {failure}" for rank, failure in failures.items() if failure is not None]
 
 
 def _failure(call: ray.ObjectRef) -> str | None:

@@ -43,6 +43,7 @@ from learner.summary import (
 from learner.tracking import PeakMemory, Tracker
 from learner.validation import validation_studies
 from reward_server.client import RewardClient
+from reward_server.cluster import stay_on_loopback
 from rrg.data import StudySet, load_studies
 from rrg.errors import ProcessError, UserError
 from rrg.model.backbone import make_store
@@ -186,6 +187,8 @@ def _join_ray(cfg: Config) -> None:
     """Raises UserError where no cluster answers at `cluster.address`, ProcessError where Ray does not start."""
     for attempt in range(RAY_STARTS):
         try:
+            if cfg.cluster.address:
+                stay_on_loopback(cfg.cluster.address)
             ray.init(
                 address=cfg.cluster.address or "local",  # None would take any Ray that it finds
                 log_to_driver=False,

@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import Final
 from uuid import uuid4
 
-from configs.schema import Config
+from configs.schema import ClusterConfig, Config
 from learner.plan import Role, roles
 from rrg.errors import UserError
 
 _ANSWER_S: Final = 60.0
 # In the run directory, for a moment: tells it from one of the same path on another disk.
 _MARK: Final = ".shared"
+_ROLES: Final = ("learner", "rollout", "reward")
 
 
 @dataclass(frozen=True)
@@ -56,23 +57,15 @@ class Placement:
     missing: Mapping[str, int]
 
 
-_ROLES: Final = ("learner", "rollout", "reward")
-
-
-def own_resource(role: str, nodes: str, there: Collection[str]) -> dict[str, float]:
-    """The custom resource that each process of the role takes; `nodes` as in `cluster.*_nodes`, `there`: the resources
-    of the cluster."""
+def own_resource(cluster: ClusterConfig, role: str, there: Collection[str]) -> dict[str, float]:
+    """The custom resource that each process of the role takes, if any; `there`: the resources of the cluster."""
+    nodes = {"learner": cluster.learner_nodes, "rollout": cluster.rollout_nodes, "reward": cluster.reward_nodes}[role]
     return {role: 1.0} if nodes == "own" or (nodes == "auto" and role in there) else {}
 
 
 def demands(cfg: Config, there: Collection[str]) -> list[Demand]:
     """What the run asks of a cluster whose nodes have the resources `there`; the driver asks for nothing."""
-    nodes = {
-        "learner": cfg.cluster.learner_nodes,
-        "rollout": cfg.cluster.rollout_nodes,
-        "reward": cfg.cluster.reward_nodes,
-    }
-    return [Demand(r.name, r.count, _of_process(r, own_resource(r.name, nodes[r.name], there))) for r in roles(cfg)]
+    return [Demand(r.name, r.count, _of_process(r, own_resource(cfg.cluster, r.name, there))) for r in roles(cfg)]
 
 
 def place(wanted: Iterable[Demand], nodes: Sequence[Node]) -> Placement:
@@ -157,10 +150,11 @@ def require_shared(cfg: Config, run_dir: Path, nodes: Sequence[Node], found: Pla
     needed = [path for path in _paths(cfg) if path is not None and Path(path).exists()]
     look_there = ray.remote(num_cpus=0)(_unseen)
     mark = run_dir / _MARK
-    mark.write_text(uuid4().hex)
+    written = uuid4().hex
+    mark.write_text(written)
     asked = {
         look_there.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node.id, soft=False)).remote(
-            str(mark), mark.read_text(), needed
+            str(mark), written, needed
         ): node
         for node in used
     }

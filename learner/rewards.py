@@ -51,7 +51,7 @@ def start_rewards(cfg: Config, run_dir: Path) -> Rewards:
         security=server,
         # A local Ray counts no CPUs of reward workers: their number may change, and the phases of a run take turns.
         num_cpus=0 if local else reward.threads,
-        resource=next(iter(own_resource("reward", cfg.cluster.reward_nodes, ray.cluster_resources())), None),
+        resource=next(iter(own_resource(cfg.cluster, "reward", ray.cluster_resources())), None),
     )
     namespace = namespace_of(cfg, run_dir)
     directory = RewardDirectory.start(options, reward.num_workers, namespace=namespace, security=client)

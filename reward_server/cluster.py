@@ -1,10 +1,12 @@
 """Ray clusters from a command line: how to reach one, and how to find the named actor of a run in it.
 
-Contract: whatever cannot be had ends in time, with RewardSetupError and the way out.
+Contract: whatever cannot be had ends in time, with RewardSetupError and the way out; an actor that does not answer,
+with RewardError.
 """
 
 from __future__ import annotations
 
+import argparse
 import os
 import socket
 from collections.abc import Iterator
@@ -12,9 +14,19 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from reward_server.errors import RewardSetupError
+from reward_server.errors import RewardError, RewardSetupError
 
 _CONNECT_S = 10.0
+_CALL_S = 30.0
+
+
+def add_cluster_arguments(parser: argparse.ArgumentParser) -> None:
+    """Which run of which cluster, and how long to wait: of the commands that scale it."""
+    parser.add_argument("--ray-address", default="auto", metavar="A", help="of the Ray cluster (default: this node's)")
+    parser.add_argument("--namespace", metavar="S", help="Ray namespace of the run (default: the only run)")
+    parser.add_argument(
+        "--timeout", type=float, default=600.0, metavar="S", help="seconds to wait (default: %(default)g)"
+    )
 
 
 @contextmanager
@@ -25,6 +37,7 @@ def connected(address: str) -> Iterator[None]:
     import ray
 
     try:
+        stay_on_loopback(address)
         ray.init(address=address, logging_level="ERROR", log_to_driver=False)
     except ConnectionError as error:
         raise RewardSetupError(
@@ -48,6 +61,18 @@ def reach(address: str) -> None:
         raise RewardSetupError(
             f"no Ray cluster answers at {address} ({error}): give --ray-address HOST:PORT"
         ) from error
+
+
+def stay_on_loopback(address: str) -> None:
+    """Before `ray.init(address)`: a cluster that listens on loopback alone (a run of one machine) is sought there.
+
+    Ray puts this machine's outward address in place of a loopback one, where no such cluster answers. Raises
+    ConnectionError where "auto" finds none.
+    """
+    from ray._private import ray_constants, services
+
+    found = services.get_ray_address_from_environment(address, None)
+    ray_constants.ENABLE_RAY_CLUSTER = found.rpartition(":")[0] not in ("127.0.0.1", "localhost", "[::1]")
 
 
 def send_token() -> None:
@@ -76,6 +101,18 @@ def find_actor(name: str, namespace: str | None, what: str) -> tuple[Any, str]:
         return ray.get_actor(name, namespace=namespace), namespace
     except ValueError as error:
         raise RewardSetupError(f"no run of the Ray namespace {namespace!r} has {what}") from error
+
+
+def answer_of(reference: Any, whom: str) -> Any:
+    """What an actor answers to a call, waited for. Raises RewardError, which names it (`whom`), where it does not."""
+    import ray
+
+    try:
+        return ray.get(reference, timeout=_CALL_S)
+    except ray.exceptions.GetTimeoutError as error:
+        raise RewardError(f"waited {_CALL_S:g} s for {whom} to answer") from error
+    except ray.exceptions.RayActorError as error:
+        raise RewardError(f"{whom} has ended") from error
 
 
 def namespaces(name: str) -> list[str]:

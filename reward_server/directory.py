@@ -18,7 +18,7 @@ from typing import Any, Protocol
 import ray
 
 from reward_server.client import RewardClient
-from reward_server.cluster import find_actor
+from reward_server.cluster import answer_of, find_actor
 from reward_server.errors import RewardError, RewardSetupError
 from reward_server.keeper import RewardDirectoryImpl, Status
 from reward_server.security import ClientSecurity
@@ -103,12 +103,7 @@ class RewardDirectory:
         ray.kill(self._actor)
 
     def _ask(self, reference: Any) -> Any:
-        try:
-            return ray.get(reference, timeout=_CALL_S)
-        except ray.exceptions.GetTimeoutError as error:
-            raise RewardError(f"waited {_CALL_S:g} s for the reward directory {self.namespace!r} to answer") from error
-        except ray.exceptions.RayActorError as error:
-            raise RewardError(f"the reward directory {self.namespace!r} has ended") from error
+        return answer_of(reference, f"the reward directory {self.namespace!r}")
 
 
 class Follows(Protocol):

@@ -10,6 +10,7 @@ import argparse
 import time
 from typing import TYPE_CHECKING
 
+from reward_server.cluster import add_cluster_arguments, connected
 from reward_server.errors import RewardError
 
 if TYPE_CHECKING:
@@ -21,17 +22,11 @@ _POLL_S = 0.5
 def add_scale_parser(parser: argparse.ArgumentParser) -> None:
     """The arguments of `scale_main`."""
     parser.add_argument("number", type=_workers, nargs="?", metavar="N", help="workers from now on (default: look)")
-    parser.add_argument("--ray-address", default="auto", metavar="A", help="of the Ray cluster (default: this node's)")
-    parser.add_argument("--namespace", metavar="S", help="Ray namespace of the run (default: the only run)")
-    parser.add_argument(
-        "--timeout", type=float, default=600.0, metavar="S", help="seconds to wait (default: %(default)g)"
-    )
+    add_cluster_arguments(parser)
 
 
 def scale_main(args: argparse.Namespace) -> int:
     """Scales and waits; RewardSetupError without a cluster or directory, RewardError when the time is over."""
-    from reward_server.cluster import connected
-
     with connected(args.ray_address):
         from reward_server.directory import RewardDirectory
 

@@ -9,10 +9,9 @@ from typing import Any
 
 import pytest
 import yaml
-from hydra import compose, initialize_config_module
 from ray.autoscaler._private.util import prepare_config, validate_config
 
-from configs.load import register, resolve
+from configs.load import compose_config
 from configs.schema import Config
 from learner.placement import Node, demands, place
 
@@ -53,10 +52,7 @@ def commands(name: str) -> list[str]:
 
 
 def experiment(name: str) -> Config:
-    register()
-    with initialize_config_module("configs", version_base="1.3"):
-        overrides = [f"+exp={name}", "cluster=ray", "data.root=/shared/data", "reward.weights=/shared/weights"]
-        return resolve(compose("config", overrides=overrides))
+    return compose_config([f"+exp={name}", "cluster=ray", "data.root=/shared/data", "reward.weights=/shared/weights"])
 
 
 def nodes(how_many: str) -> list[Node]:

@@ -9,11 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 
 from configs.check import COMPONENTS
-from configs.load import register, resolve
+from configs.load import compose_config
 from configs.schema import Config
 from learner import plan
 from learner.checkpoints import config_hash
@@ -25,9 +24,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def config(*overrides: str) -> Config:
-    register()
-    with initialize_config_module("configs", version_base="1.3"):
-        return resolve(compose("config", overrides=list(overrides)))
+    return compose_config(overrides)
 
 
 def command(*arguments: str) -> subprocess.CompletedProcess[str]:

@@ -10,10 +10,9 @@ from pathlib import Path
 
 import pytest
 import ray
-from hydra import compose, initialize_config_module
 from ray.cluster_utils import Cluster
 
-from configs.load import register, resolve
+from configs.load import compose_config
 from configs.schema import Config
 from learner import placement
 from learner.group import create_ranks
@@ -24,14 +23,11 @@ HEAD = Node("head", "10.0.0.1", {"CPU": 8})
 LEARNER = Node("learner", "10.0.0.2", {"CPU": 32, "GPU": 4, "learner": 4})
 ROLLOUT = Node("rollout", "10.0.0.3", {"CPU": 32, "GPU": 2, "rollout": 2})
 REWARD = Node("reward", "10.0.0.4", {"CPU": 8, "GPU": 1, "reward": 1})
-register()
 ALL = (HEAD, LEARNER, ROLLOUT, REWARD)
 
 
 def config(*overrides: str) -> Config:
-    given = ["+exp=mimic_rl", "cluster=fixed", "data.root=/data", "reward.weights=/weights", *overrides]
-    with initialize_config_module("configs", version_base="1.3"):
-        return resolve(compose("config", overrides=given))
+    return compose_config(["+exp=mimic_rl", "cluster=fixed", "data.root=/data", "reward.weights=/weights", *overrides])
 
 
 def resources(*nodes: Node) -> set[str]:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import shutil
+import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -467,6 +470,18 @@ def test_a_dead_rank_is_named_and_does_not_hang_the_others(
     ray.kill(group.ranks[1])
     with pytest.raises(LearnerError, match=r"learner rank [01] died"):
         group.rl_update(rollouts(run_dir, studies, 0), 0, KL_COEF)
+
+
+def test_a_rank_that_stands_still_is_named_within_the_time_out(config: Config, cluster: None, tmp_path: Path) -> None:
+    timeout_s = 25.0
+    group = start(shaped(config, timeout_s=timeout_s), tmp_path, ranks=2)
+    pid = ray.get(group.ranks[1].__ray_call__.remote(lambda _: os.getpid()), timeout=timeout_s)
+    os.kill(pid, signal.SIGSTOP)
+    began = time.monotonic()
+    with pytest.raises(LearnerError, match=r"learner rank 0 failed: .*; no answer from learner rank 1 within"):
+        group.end_warm_start()
+    assert time.monotonic() - began < timeout_s + 5
+    group.shutdown()
 
 
 def test_a_silent_rank_is_named_when_the_time_is_over(cluster: None) -> None:
