@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# lock.sh PYTHON DEVICE: resolves DEVICE.in into DEVICE.lock with uv, in a throwaway environment.
+# lock.sh PYTHON DEVICE [ARGS]: resolves DEVICE.in into DEVICE.lock with uv, in a throwaway environment; pins stay as they
+# are unless ARGS are `--upgrade`.
 set -euo pipefail
 python=$1 device=$2
 here=$(cd "$(dirname "$0")" && pwd)
@@ -8,5 +9,5 @@ trap 'rm -rf "$scratch"' EXIT
 "$python" -m venv "$scratch"
 "$scratch/bin/python" -m pip --disable-pip-version-check install --quiet uv
 "$scratch/bin/uv" pip compile "$here/$device.in" --override "$here/$device.overrides" --python-version 3.11 \
-    --python-platform x86_64-manylinux_2_28 --no-header --no-annotate --output-file "$here/$device.lock" --quiet --upgrade
+    --python-platform x86_64-manylinux_2_28 --no-header --no-annotate --output-file "$here/$device.lock" --quiet "${@:3}"
 echo "requirements/$device.lock: $(wc -l < "$here/$device.lock") packages"
