@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from configs.check_model import check_model
 from configs.check_rl import check_rl
-from configs.schema import Config, RewardConfig
+from configs.schema import Config, RewardConfig, TrackingConfig
 from rrg.errors import UserError
 
 _PENALTIES = ("repetition", "length", "positive_f1")
@@ -30,6 +30,7 @@ COMPONENTS = {
 }
 DATA_FORMATS = ("rendered_openi", "r2gen", "mimic_cxr", "openi", "kaggle", "rexrank", "jsonl", "csv")
 _COMPOSITES = ("embedded", "radcliq_v1", "radcliq_v0")
+_WANDB = ("off", "online", "offline")
 # Below it sampling is greedy in all but name.
 MIN_TEMPERATURE = 0.05
 
@@ -43,6 +44,7 @@ def check(cfg: Config) -> None:
         *check_model(cfg),
         *check_rl(cfg),
         *_reward(cfg.reward),
+        *_tracking(cfg.tracking),
     ]
     if broken:
         raise UserError("this configuration cannot run:\n" + "\n".join(f"  - {rule}" for rule in broken))
@@ -207,3 +209,10 @@ def _own_workers(reward: RewardConfig) -> Iterator[str]:
         yield f"reward.dtype={reward.dtype}: float32, bfloat16 or float16"
     elif reward.dtype != "float32" and reward.device == "cpu":
         yield f"reward.dtype={reward.dtype} on CPUs is slow and drifts: set reward.dtype=float32 or reward.device=cuda"
+
+
+def _tracking(tracking: TrackingConfig) -> Iterator[str]:
+    if tracking.wandb not in _WANDB:
+        yield f"tracking.wandb={tracking.wandb} is none of {', '.join(_WANDB)}"
+    if tracking.reports and tracking.wandb == "off" and tracking.mlflow is None:
+        yield "tracking.reports=true sends reports to nobody: give tracking.wandb or tracking.mlflow, or leave it out"

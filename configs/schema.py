@@ -366,6 +366,19 @@ class EvalConfig:
 
 
 @dataclass
+class TrackingConfig:
+    # Beside metrics.jsonl and TensorBoard, which are always written. Weights & Biases: "off", "online", or "offline" (a
+    # folder in the run directory, for `wandb sync`).
+    wandb: str = "off"
+    # Address of an MLflow server, "http://HOST:PORT"; null: none.
+    mlflow: str | None = None
+    # The project (Weights & Biases) or experiment (MLflow) that runs are listed under.
+    project: str = "lmrrg"
+    # Whether they get the reports of validations too: patient data.
+    reports: bool = False
+
+
+@dataclass
 class Config:
     data: DataConfig = MISSING
     model: ModelConfig = MISSING
@@ -374,6 +387,7 @@ class Config:
     learner: LearnerConfig = MISSING
     cluster: ClusterConfig = MISSING
     evaluation: EvalConfig = field(default_factory=EvalConfig)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
     seed: int = 0
     # How far to go: "regions" (the feature extractor's stage), "warm_start" (and the reports), "all" (and RL).
     stage: str = "all"

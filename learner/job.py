@@ -9,6 +9,7 @@ The roles' own logs are Ray's. `stage` says how far the job goes.
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -40,6 +41,7 @@ from learner.summary import (
     print_summary,
     write_summary,
 )
+from learner.trackers import open_trackers
 from learner.tracking import PeakMemory, Tracker
 from learner.validation import validation_studies
 from reward_server.client import RewardClient
@@ -72,7 +74,8 @@ def run_job(cfg: Config, run_dir: Path) -> None:
             algo, client = stack.enter_context(_started(cfg, run_dir, show, signals))
         with stack:
             checkpoint = latest_checkpoint(run_dir / "checkpoints", verify=True)
-            tracker = Tracker(run_dir, keep=_recorded(algo, checkpoint))
+            services = open_trackers(cfg.tracking, dataclasses.asdict(cfg), run_dir, show.line)
+            tracker = Tracker(run_dir, _recorded(algo, checkpoint), services)
             stack.callback(tracker.close)
             run = Run(cfg, run_dir, studies, algo, client, tracker, show, signals)
             with show.phase("warm start"):
