@@ -23,11 +23,11 @@ from actors.samples import Prompt, Sample, Sampling
 from configs.load import resolve
 from configs.schema import Config
 from learner.checkpoints import latest_checkpoint
-from learner.progress import Show
 from rrg.data import Study, StudySet
 from rrg.data.study import Split
 from rrg.errors import UserError
 from rrg.model.evidence import Evidence, evidence_line
+from rrg.progress import Show
 
 # Reports that a killed call loses at most.
 BATCH = 64
