@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import os
 import sys
 import time
@@ -19,7 +20,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
+import psutil
 from rich.console import Console
+from rich.markup import escape
 from rich.text import Text
 
 from actors.checkpoint import Checkpoint, find_checkpoint
@@ -38,19 +41,18 @@ from rrg.model.drawing import draw_regions, significant
 from rrg.progress import Show
 
 _RESEARCH: Final = "For research: not for diagnosis."
-_STARTED: Final = time.monotonic()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns the exit status."""
     args = parser().parse_args(arguments)
-    show = Show(Console(stderr=True))
+    show = Show(Console(stderr=True, soft_wrap=True))
     try:
         check(args)
         checkpoint = find_checkpoint(Path(args.checkpoint), args.stage)
         if args.cache_dir is not None:
             checkpoint = replace(checkpoint, data=replace(checkpoint.data, cache_dir=args.cache_dir))
-        show.line(f"checkpoint: {checkpoint.name}")
+        show.line(f"checkpoint: {escape(checkpoint.name)}")
         return _batch(args, checkpoint, show) if is_batch(args) else _one(args, checkpoint, show)
     except UserError as error:
         if args.debug:
@@ -78,13 +80,13 @@ def _one(args: argparse.Namespace, checkpoint: Checkpoint, show: Show) -> int:
     study = study_of_files(paths, paths[0].name, views=views_of(args.views), **given)
     with _writer(args, checkpoint, show) as writer:
         written = writer.write(study)
-    show.line(f"the report came {time.monotonic() - _STARTED:.1f} s after the start, on {writer.device}. {_RESEARCH}")
+        if args.json:
+            print(json.dumps(row_of(written, checkpoint), allow_nan=False), flush=True)
+        else:
+            _print(written)
+        show.line(f"the report came {_since_start():.1f} s after the start, on {writer.device}. {_RESEARCH}")
     if args.boxes is not None:
         draw_regions(study, written.evidence).save(args.boxes)
-    if args.json:
-        print(json.dumps(row_of(written, checkpoint), allow_nan=False))
-    else:
-        _print(written)
     return 0
 
 
@@ -97,7 +99,7 @@ def _batch(args: argparse.Namespace, checkpoint: Checkpoint, show: Show) -> int:
     with ReportFile(Path(args.out), checkpoint, {study.id: study for study in studies}) as file:
         missing = [study for study in studies if study.id not in file.done]
         if len(missing) < len(studies):
-            show.line(f"{args.out} holds {len(studies) - len(missing)} of the {len(studies)} reports")
+            show.line(f"{escape(args.out)} holds {len(studies) - len(missing)} of the {len(studies)} reports")
         told: dict[str, object] = {"out": args.out, "studies": len(studies)}
         if missing:
             failed, measured = _write(args, checkpoint, missing, file, show)
@@ -114,7 +116,7 @@ def _studies(args: argparse.Namespace, checkpoint: Checkpoint, show: Show) -> tu
     if args.inputs:
         found, others = studies_of_folder(Path(args.inputs[0]))
         if others:
-            show.line(f"{others} files of {args.inputs[0]} left out: no images by their names")
+            show.line(f"{others} files of {escape(args.inputs[0])} left out: no images by their names")
         return found[: args.limit], None
     if args.own_data and not checkpoint.of_run:
         raise UserError(f"--own-data: {args.checkpoint} lies in no run directory, whose config would name the data set")
@@ -124,7 +126,7 @@ def _studies(args: argparse.Namespace, checkpoint: Checkpoint, show: Show) -> tu
     for reason, count in studies.skipped.items():
         show.line(f"{count} studies of the data set left out: {reason}")
     if studies.problems:
-        show.line(f"{len(studies.problems)} bad records left out, the first: {studies.problems[0]}")
+        show.line(f"{len(studies.problems)} bad records left out, the first: {escape(str(studies.problems[0]))}")
     split: Split = args.split or "test"
     chosen = studies.split(split)[: args.limit]
     if not chosen:
@@ -148,11 +150,11 @@ def _write(
         begun = time.monotonic()
         for group in batches(writer.write_all(studies), BATCH):
             file.append(group)
-            first = first or time.monotonic() - _STARTED
+            first = first or _since_start()
             for one in group:
                 if one.failed is not None:
                     failed += 1
-                    show.line(f"no report of {one.study.id}: {one.failed}")
+                    show.line(escape(f"no report of {one.study.id}: {one.failed}"))
             written += len(group)
             show.advance("reports", written, len(studies))
         seconds = time.monotonic() - begun
@@ -167,12 +169,20 @@ def _write(
 
 
 def _writer(args: argparse.Namespace, checkpoint: Checkpoint, show: Show) -> ReportWriter:
-    """The writer; what its libraries say of their own settings is left out."""
+    """The writer; what its libraries tell of their own settings and loading is left out."""
     warnings.simplefilter("ignore")
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-    os.environ.setdefault("TQDM_DISABLE", "1")
+    logging.getLogger("vllm.triton_utils").setLevel(logging.ERROR)
     with show.phase("engine"):
+        from transformers.utils.logging import disable_progress_bar
+
+        disable_progress_bar()
         return ReportWriter(checkpoint, args.device)
+
+
+def _since_start() -> float:
+    """Seconds since this process began, Python's own start and all imports included."""
+    return time.time() - psutil.Process().create_time()
 
 
 def _print(written: Written) -> None:
