@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +21,12 @@ import torch
 from omegaconf import OmegaConf
 from PIL import Image as PILImage
 
-from actors.checkpoint import find_checkpoint
+from actors.checkpoint import Checkpoint, find_checkpoint
 from actors.generate import main
-from actors.writer import ReportWriter, Written
+from actors.writer import ReportWriter
 from configs.schema import Config
 from rrg.data import StudySet
 from rrg.data.imagefiles import study_of_files
-from rrg.data.study import Study
 from rrg.errors import UserError
 from rrg.model.build import save_policy
 from rrg.model.evidence import SIGNIFICANT
@@ -81,6 +81,18 @@ def writer(run_dir: Path, _open_writers: list[ReportWriter]) -> ReportWriter:
     return _open_writers[-1]
 
 
+@pytest.fixture
+def _one_engine(writer: ReportWriter, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A command in this process uses the writer of this process: a second engine, closed, would take its groups."""
+
+    def shared(checkpoint: Checkpoint, device: str | None) -> nullcontext[ReportWriter]:
+        assert device is None
+        assert checkpoint == writer.checkpoint
+        return nullcontext(writer)
+
+    monkeypatch.setattr("actors.generate.ReportWriter", shared)
+
+
 def command(*arguments: object) -> list[str]:
     return [sys.executable, "-m", "actors.generate", *map(str, arguments)]
 
@@ -124,13 +136,17 @@ def test_reports_come_in_order_and_do_not_depend_on_the_studies_beside_them(writ
         assert (one.report, one.evidence, one.cut) == (expected.report, expected.evidence, expected.cut)
 
 
+def test_the_indication_is_read_where_the_policys_prompt_has_one(writer: ReportWriter, xrays: Path) -> None:
+    without, told = (
+        writer.write(study_of_files([xrays / "a.png"], "a", indication=text)) for text in ("", "pain in the chest")
+    )
+    assert without.report != told.report
+    assert without.evidence == told.evidence  # the extractor sees the image alone
+
+
 def test_a_report_that_is_not_at_its_end_says_so(writer: ReportWriter, xrays: Path) -> None:
     written = [writer.write(study_of_files([xrays / name], name)) for name in ("a.png", "d.png")]
     assert any(one.cut for one in written)  # a random policy seldom ends a report
-
-
-def failure(writer: ReportWriter, *studies: Study) -> list[Written]:
-    return [one for one in writer.write_all(studies) if one.failed is not None]
 
 
 def test_a_study_that_cannot_be_written_is_named_and_the_others_are_written(
@@ -231,7 +247,6 @@ def test_flags_that_contradict_each_other_are_refused(
         ((image, "--root", tmp_path), "--root and --reports need --format"),
         ((image, "--boxes", "b.jpg"), "must end in .png"),
         ((image, "--views", "oblique"), "'oblique' is neither frontal nor lateral"),
-        ((image, "--indication", "cough"), "this policy's prompt has no indication"),
         ((xrays, "--out", out, "--rexrank", tmp_path / "r.json"), "not a data set in ReXrank's format"),
         (("--format", "jsonl", "--root", tmp_path / "no", "--out", out), "no does not exist"),
         ((tmp_path / "none.png",), "none.png: there is no such file"),
@@ -239,6 +254,19 @@ def test_flags_that_contradict_each_other_are_refused(
     ]
     for arguments, message in cases:
         assert message in refused(capsys, "--checkpoint", run_dir, *arguments)
+
+
+def test_an_indication_is_refused_where_the_policys_prompt_has_none(
+    capsys: pytest.CaptureFixture[str], run_dir: Path, xrays: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(run_dir / "warm_start", run / "warm_start")
+    shutil.copy(run_dir / "config.yaml", run)
+    about = json.loads((run / "warm_start" / "policy.json").read_text())
+    about["prompt"]["context"] = {}
+    (run / "warm_start" / "policy.json").write_text(json.dumps(about))
+    told = refused(capsys, "--checkpoint", run, xrays / "a.png", "--indication", "cough")
+    assert "this policy's prompt has no indication" in told
 
 
 def test_what_is_no_checkpoint_is_refused(
@@ -277,53 +305,79 @@ def test_one_study_is_one_line_of_json_and_a_picture_with_boxes(
     written = writer.write(study_of_files([xrays / "c.dcm"], "c.dcm"))
     assert row["report"] == written.report
     assert row["checkpoint"]["name"] == "run step_1_000004 (best)"
-    assert [one["region"] for one in row["evidence"]][0] == max(written.evidence, key=lambda o: o.significance).region
+    assert row["evidence"][0]["region"] == max(written.evidence, key=lambda one: one.significance).region
     assert "not for diagnosis" in done.stderr
     assert written.report not in done.stderr
     with PILImage.open(tmp_path / "boxes.png") as picture:
         assert len(set(picture.convert("RGB").getdata())) > 256  # not only grey
 
 
+@pytest.mark.usefixtures("_one_engine")
 def test_a_batch_that_is_killed_goes_on_without_a_study_lost_or_doubled(
-    run_dir: Path, xrays: Path, tmp_path: Path
+    run_dir: Path, xrays: Path, tmp_path: Path, writer: ReportWriter
 ) -> None:
     folder, out = tmp_path / "studies", tmp_path / "out.jsonl"
     folder.mkdir()
     for index in range(TEST_STUDIES):
         (folder / f"{index:03d}.png").symlink_to(xrays / ("a.png" if index % 3 else "d.png"))
-    (folder / "broken.png").write_bytes(b"no picture")
     arguments = ("--checkpoint", run_dir, folder, "--out", out)
-    with subprocess.Popen(command(*arguments), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
-        deadline = time.monotonic() + 120
+    with subprocess.Popen(command(*arguments), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        deadline = time.monotonic() + 200
         while not (out.exists() and out.stat().st_size) and time.monotonic() < deadline and process.poll() is None:
             time.sleep(0.002)
         process.send_signal(signal.SIGKILL)
     before = out.read_bytes()
     assert 0 < before.count(b"\n") < TEST_STUDIES
     os.truncate(out, len(before) - 7)  # as if it had been killed within a line
-    done = ran(*arguments, "--json")
-    assert done.returncode == 1
-    assert "no report of broken.png" in done.stderr
-    told = json.loads(done.stdout)
-    assert (told["studies"], told["failed"]) == (TEST_STUDIES + 1, 1)
-    assert told["written"] == TEST_STUDIES - before.count(b"\n") + 1
+    assert main([*map(str, arguments)]) == 0
+    assert out.read_bytes().startswith(before)
     rows = lines(out)
     assert [row["id"] for row in rows] == [f"{index:03d}.png" for index in range(TEST_STUDIES)]
-    reports = {row["images"][0]["path"]: row["report"] for row in rows}
-    assert all(row["report"] == reports[row["images"][0]["path"]] for row in rows)
-    assert out.read_bytes().startswith(before)
+    reports = {name: writer.write(study_of_files([xrays / name], name)).report for name in ("a.png", "d.png")}
+    assert all(row["report"] == reports[Path(row["images"][0]["path"]).name] for row in rows)
 
 
-def test_a_data_set_in_rexranks_format_gets_its_predictions_file(run_dir: Path, xrays: Path, tmp_path: Path) -> None:
+# The command at work, on the writer of this process.
+
+
+def ran_here(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
+    """Status, stdout, stderr."""
+    status = main([*map(str, arguments)])
+    told = capsys.readouterr()
+    return status, told.out, told.err
+
+
+@pytest.mark.usefixtures("_one_engine")
+def test_a_study_of_a_batch_without_a_report_is_named_and_tried_again(
+    capsys: pytest.CaptureFixture[str], run_dir: Path, xrays: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(xrays, tmp_path / "studies")
+    broken = tmp_path / "studies" / "b2.png"
+    broken.write_bytes(b"no picture")
+    arguments = ("--checkpoint", run_dir, tmp_path / "studies", "--out", tmp_path / "out.jsonl", "--json")
+    status, out, err = ran_here(capsys, *arguments)
+    assert status == 1
+    assert "no report of b2.png" in err
+    told = json.loads(out)
+    assert (told["studies"], told["written"], told["failed"]) == (5, 4, 1)
+    shutil.copy(xrays / "a.png", broken)
+    status, out, _ = ran_here(capsys, *arguments)
+    assert (status, json.loads(out)["written"]) == (0, 1)
+    assert [row["id"] for row in lines(tmp_path / "out.jsonl")] == ["a.png", "b.jpg", "c.dcm", "d.png", "b2.png"]
+
+
+@pytest.mark.usefixtures("_one_engine")
+def test_a_data_set_in_rexranks_format_gets_its_predictions_file(
+    capsys: pytest.CaptureFixture[str], run_dir: Path, xrays: Path, tmp_path: Path
+) -> None:
     shutil.copytree(xrays, tmp_path / "images")
     record = {"section_findings": "The lungs are clear.", "section_impression": "", "frontal_lateral": ["Frontal"]}
     records = {name: {**record, "image_path": [name]} for name in ("a.png", "d.png")}
     (tmp_path / "test.json").write_text(json.dumps(records))
     out, predictions = tmp_path / "out.jsonl", tmp_path / "predictions.json"
     source = ("--format", "rexrank", "--root", tmp_path / "test.json", "--rexrank", predictions)
-    done = ran("--checkpoint", run_dir, *source, "--out", out)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout == ""
+    status, stdout, _ = ran_here(capsys, "--checkpoint", run_dir, *source, "--out", out)
+    assert (status, stdout) == (0, "")
     rows = {row["id"]: row for row in lines(out)}
     assert rows["a.png"]["reference"] == "the lungs are clear ."
     written = json.loads(predictions.read_text())
@@ -332,15 +386,14 @@ def test_a_data_set_in_rexranks_format_gets_its_predictions_file(run_dir: Path, 
     }
 
 
-def test_a_complete_file_is_left_as_it_is_and_no_engine_is_started(
-    capsys: pytest.CaptureFixture[str], run_dir: Path, tmp_path: Path
-) -> None:
+@pytest.mark.usefixtures("_one_engine")
+def test_a_complete_file_is_left_as_it_is(capsys: pytest.CaptureFixture[str], run_dir: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.jsonl"
-    arguments = ("--checkpoint", run_dir, "--own-data", "--out", out)
-    done = ran(*arguments)
-    assert done.returncode == 0, done.stderr
+    arguments = ("--checkpoint", run_dir, "--own-data", "--out", out, "--json")
+    status, _, _ = ran_here(capsys, *arguments)
+    assert (status, len(lines(out))) == (0, 4)
     before = out.read_bytes()
-    assert len(lines(out)) == 4
-    assert main([*map(str, arguments), "--json"]) == 0
-    assert json.loads(capsys.readouterr().out) == {"out": str(out), "studies": 4, "failed": 0}
+    status, stdout, err = ran_here(capsys, *arguments)
+    assert json.loads(stdout) == {"out": str(out), "studies": 4, "failed": 0}
+    assert "engine" not in err
     assert out.read_bytes() == before
