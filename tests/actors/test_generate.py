@@ -23,12 +23,12 @@ from PIL import Image as PILImage
 
 from actors.checkpoint import Checkpoint, find_checkpoint
 from actors.generate import main
-from actors.writer import ReportWriter
-from configs.schema import Config
+from actors.writer import ReportWriter, image_store
+from configs.schema import BackboneConfig, Config
 from rrg.data import StudySet
 from rrg.data.imagefiles import study_of_files
 from rrg.errors import UserError
-from rrg.model.build import save_policy
+from rrg.model.build import load_policy, save_policy
 from rrg.model.evidence import SIGNIFICANT
 from tests.actors.conftest import make_policy
 from tests.data.test_dicom import write
@@ -176,6 +176,26 @@ def test_a_study_that_cannot_be_written_is_named_and_the_others_are_written(
 def test_a_view_that_the_policy_was_not_trained_on_is_refused(writer: ReportWriter, xrays: Path) -> None:
     with pytest.raises(UserError, match=r"d\.png: a lateral view: this policy was trained on frontal views alone"):
         writer.write(study_of_files([xrays / "a.png", xrays / "d.png"], "two"))
+
+
+def test_a_policy_with_a_backbone_of_its_own_gets_pixels_of_its_size_without_its_run(
+    run_config: Config, studies: StudySet, xrays: Path, tmp_path: Path
+) -> None:
+    model = dataclasses.replace(run_config.model, backbone=BackboneConfig(train="full"))
+    save_policy(make_policy(dataclasses.replace(run_config, model=model), studies, seed=0), tmp_path)
+    policy = load_policy(tmp_path)
+    study = study_of_files([xrays / "a.png"], "a")
+    images = image_store(find_checkpoint(tmp_path), policy).load_batch([study])
+    assert policy.prompt_of(study, images)[0].shape[1] == policy.hidden_size
+
+
+def test_a_policy_on_features_of_another_size_than_the_settings_say_is_refused(run_dir: Path, tmp_path: Path) -> None:
+    shutil.copytree(run_dir / "warm_start", tmp_path / "policy")
+    checkpoint = find_checkpoint(tmp_path / "policy")
+    larger = dataclasses.replace(checkpoint, data=dataclasses.replace(checkpoint.data, image_size=256))
+    image_store(checkpoint, load_policy(checkpoint.policy))
+    with pytest.raises(UserError, match="features of 14 x 14 patches with 1392 channels"):
+        image_store(larger, load_policy(checkpoint.policy))
 
 
 # Which policy it is.
