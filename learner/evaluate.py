@@ -31,12 +31,12 @@ from learner.evaluation.studies import CONTROLS, control_reports, finding_truth
 from learner.evaluation.system import System, Task, measure
 from learner.evaluation.tables import print_result
 from learner.evaluation.worst import SUFFIXES, cases_of, worst_cases, write_page, write_worst
-from learner.progress import Show
 from reward_server.errors import RewardError, RewardSetupError
 from reward_server.scoring import plain_reward
 from reward_server.spec import reward_from_components
 from rrg.command import carry_out
 from rrg.errors import UserError
+from rrg.progress import Show
 
 os.environ.setdefault("GOMP_SPINCOUNT", "0")  # read when torch is imported
 

@@ -27,7 +27,6 @@ from learner import placement, plan
 from learner.algorithm import ReportRL, ReportRLConfig
 from learner.checkpoints import latest_checkpoint, read_state
 from learner.evaluating import evaluate_controls, evaluate_policy, evaluate_regions, scalars
-from learner.progress import Show
 from learner.reinforce import reinforce
 from learner.rewards import connected, start_rewards
 from learner.run import Run
@@ -49,6 +48,7 @@ from reward_server.cluster import stay_on_loopback
 from rrg.data import StudySet, load_studies
 from rrg.errors import ProcessError, UserError
 from rrg.model.backbone import make_store
+from rrg.progress import Show
 
 RAY_STARTS = 3
 """Ray gives its processes 15 to 30 s to start, then gives up: too little on a machine that is busy for a moment."""
