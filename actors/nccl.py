@@ -146,8 +146,8 @@ class Arrival:
             _LOG.error("%s; the process ends", waiting)
             os._exit(1)
 
-        group = _meet(transfer, self._rank, waiting)
         with _alarm(transfer.timeout_s, end):
+            group = _meet(transfer, self._rank, waiting)
             communicator = _connect(group, self._device)
             for spec in transfer.tensors:
                 tensor = torch.empty(spec.shape, dtype=getattr(torch, spec.dtype), device=self._device)
@@ -177,7 +177,7 @@ class NcclLoader:
         self._engine, self._cfg = engine, cfg
         name = embeddings_name(policy.llm)
         self._embeddings = f"llm.{name}"
-        self.shapes = {self._embeddings: engine.weight_shapes[name]}
+        self.shapes: Mapping[str, tuple[int, ...]] = {self._embeddings: engine.weight_shapes[name]}
         self._receiver = f"the rollout actor at {socket.gethostname()}, pid {os.getpid()}"
 
     def load(self, ref: WeightsRef, tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
@@ -200,7 +200,7 @@ def _meet(transfer: Transfer, rank: int, waiting: str, door: socket.socket | Non
         )
         group.barrier(transfer.timeout_s)
     except (RuntimeError, OSError) as error:
-        raise TimeoutError(f"{waiting} to meet at {transfer.host}:{transfer.port}: {error}") from error
+        raise TimeoutError(f"{waiting} to meet at {transfer.host}:{transfer.port}") from error
     return group
 
 
@@ -238,6 +238,6 @@ def _own_stream(device: torch.device) -> Iterator[Any]:
     if device.type != "cuda":
         yield None
         return
-    stream = torch.cuda.Stream(device)
+    stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
     with torch.cuda.stream(stream):
         yield stream

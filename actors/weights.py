@@ -102,7 +102,7 @@ class WeightsReceiver:
         self._bounds = CANARY_BOUNDS[dtype]
         self._timeout_s = timeout_s
         own = _Adapter if broadcast == "adapter" else _Merged
-        self._llm = loader or own(engine, policy.llm)
+        self._llm: LLMLoader = loader or own(engine, policy.llm)
         self._expected = dict(self._llm.shapes)
         self._expected |= {f"extractor.{name}": tuple(t.shape) for name, t in policy.extractor.state_dict().items()}
         if policy.backbone is not None:
@@ -184,7 +184,9 @@ class _Merged:
     def __init__(self, engine: RolloutEngine, llm: PreTrainedModel) -> None:
         self._engine = engine
         self._embeddings = embeddings_name(llm)
-        self.shapes = {f"llm.{name}": shape for name, shape in engine.weight_shapes.items()}
+        self.shapes: Mapping[str, tuple[int, ...]] = {
+            f"llm.{name}": shape for name, shape in engine.weight_shapes.items()
+        }
 
     def load(self, ref: WeightsRef, tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
         llm = _under("llm.", tensors)
@@ -200,7 +202,8 @@ class _Adapter:
     def __init__(self, engine: RolloutEngine, llm: PreTrainedModel) -> None:
         self._engine = engine
         self._embeddings = embeddings_name(llm)
-        self.shapes = {f"adapter.{name}": tuple(value.shape) for name, value in adapter_state_dict(llm).items()}
+        adapter = adapter_state_dict(llm)
+        self.shapes: Mapping[str, tuple[int, ...]] = {f"adapter.{n}": tuple(t.shape) for n, t in adapter.items()}
         self._layers = adapted_layers(llm)
         self._base = {name: value.cpu() for name, value in base_state_dict(llm).items()}
 
@@ -226,7 +229,8 @@ def keep_embeddings_alone(policy: ReportPolicy) -> torch.Tensor:
 def embeddings_name(llm: PreTrainedModel) -> str:
     """The name of the token embeddings among the parameters."""
     embeddings = llm.get_input_embeddings().weight
-    return next(name for name, value in llm.named_parameters() if value is embeddings)
+    name: str = next(name for name, value in llm.named_parameters() if value is embeddings)
+    return name
 
 
 def weights_digest(arrays: Mapping[str, npt.NDArray[Any]]) -> str:

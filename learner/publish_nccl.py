@@ -17,7 +17,7 @@ from typing import Any, Final
 
 import ray
 import torch
-from ray.exceptions import RayError
+from ray.exceptions import RayError, RayTaskError
 
 from actors.errors import WeightsError
 from actors.nccl import PUBLISHER, TensorSpec, Transfer, WeightsSource, send
@@ -44,9 +44,10 @@ class RankSource:
         try:
             transfer: Transfer = ray.get(method.remote(version, receiver, workers, timeout_s), timeout=timeout_s)
         except RayError as error:
+            why = error.cause if isinstance(error, RayTaskError) else error
             raise WeightsError(
                 f"weights version {version}: {PUBLISHER} opened no transfer within rollout.timeout_s={timeout_s:g} s: "
-                f"{error}"
+                f"{why}"
             ) from error
         return transfer
 

@@ -6,13 +6,12 @@ There is no GPU here: vLLM's rendezvous is real, so are the engine and the proce
 from __future__ import annotations
 
 import dataclasses
-import logging
 import os
+import pickle
 import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -22,10 +21,11 @@ import numpy as np
 import pytest
 import torch
 
+from actors import nccl
 from actors.engine import RolloutEngine
 from actors.env import rollout_env
 from actors.errors import EngineError, WeightsError
-from actors.nccl import Arrival, NcclLoader, TensorsDigest, TensorSpec, Transfer, WeightsSource
+from actors.nccl import Arrival, NcclLoader, TensorsDigest, TensorSpec, Transfer
 from actors.rollout import RolloutWorker
 from actors.samples import Prompt, Sampling
 from actors.trajectory import WeightsRef
@@ -36,7 +36,7 @@ from learner.publish_nccl import NcclPublisher
 from rrg.model.build import load_policy
 from rrg.model.policy import ReportPolicy
 from tests.actors.conftest import published
-from tests.actors.gloo import use_gloo
+from tests.actors.gloo import GlooCommunicator, use_gloo
 
 CPU = torch.device("cpu")
 
@@ -139,7 +139,7 @@ def test_after_a_failed_canary_nothing_is_served_until_right_weights_come(
     receiver.update(right)
     before = served(worker.engine, right)
     wrong = dataclasses.replace(source.publisher.publish(other_policy, 2), canary=right.canary)
-    with pytest.raises(WeightsError, match="version 2 failed its canary: the log-prob.*nothing is in force"):
+    with pytest.raises(WeightsError, match=r"version 2 failed its canary: the log-prob.*nothing is in force"):
         receiver.update(wrong)
     assert receiver.version is None
     with pytest.raises(EngineError, match="no weights yet"):
@@ -211,13 +211,6 @@ def test_values_that_are_not_finite_are_not_loaded(source: Here) -> None:
         next(came)
 
 
-def test_a_publisher_that_does_not_come_is_named() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as silent:
-        transfer = Transfer(5, "rollout actor A", "127.0.0.1", silent.getsockname()[1], 2, (), "", 1.0)
-        with pytest.raises(TimeoutError, match="rank 1 of rollout actor A waited 1 s for learner rank 0 to meet"):
-            list(Arrival(transfer, 1, CPU))
-
-
 def test_the_digest_on_the_device_is_that_of_the_arrays() -> None:
     tensors = TENSORS | {"d": torch.zeros(0, 3), "e": torch.full((3, 1 << 15), -1), "f": torch.randn(300, 200).T}
     digest = TensorsDigest()
@@ -230,9 +223,10 @@ def test_the_digest_on_the_device_is_that_of_the_arrays() -> None:
 
 
 RECEIVER = """
-import os, pickle, signal, sys, torch
+import os, pickle, sys, torch
 from tests.actors.gloo import GlooCommunicator
 from vllm.distributed.device_communicators import pynccl
+from actors import nccl
 from actors.nccl import Arrival
 transfer, then = pickle.load(sys.stdin.buffer)
 class Communicator(GlooCommunicator):
@@ -243,6 +237,80 @@ class Communicator(GlooCommunicator):
 pynccl.PyNcclCommunicator = Communicator
 list(Arrival(transfer, 1, torch.device("cpu")))
 """
+LARGE = {"a": torch.zeros(20_000_000)}  # more than sockets hold
+START_S = 60.0
 
 
-def test_placeholder() -> None: ...
+@pytest.fixture
+def start() -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
+    """A receiver that gets itself a signal when it is connected."""
+    started: list[subprocess.Popen[bytes]] = []
+
+    def begin(transfer: Transfer, then: signal.Signals | None = None) -> subprocess.Popen[bytes]:
+        process = subprocess.Popen([sys.executable, "-c", RECEIVER], stdin=subprocess.PIPE, stderr=subprocess.PIPE)
+        assert process.stdin is not None
+        process.stdin.write(pickle.dumps((transfer, then)))
+        process.stdin.close()
+        started.append(process)
+        return process
+
+    yield begin
+    for process in started:
+        process.kill()
+        process.wait()
+
+
+def logged(caplog: pytest.LogCaptureFixture, text: str) -> bool:
+    deadline = time.monotonic() + START_S
+    while time.monotonic() < deadline:
+        if any(text in record.getMessage() or text in str(record.exc_info) for record in caplog.records):
+            return True
+        time.sleep(0.05)
+    return False
+
+
+@pytest.mark.parametrize(
+    ("fate", "told"),
+    [
+        (signal.SIGKILL, "weights version 5 did not go to rollout actor A"),
+        (
+            signal.SIGSTOP,
+            "weights version 5: learner rank 0 waited 20 s for rollout actor A; the transfer is abandoned",
+        ),
+    ],
+)
+def test_an_actor_that_dies_or_hangs_amid_a_transfer_is_named_and_harms_no_other(
+    source: Here,
+    start: Callable[..., subprocess.Popen[bytes]],
+    caplog: pytest.LogCaptureFixture,
+    fate: signal.Signals,
+    told: str,
+) -> None:
+    start(opened(source.publisher, LARGE, timeout_s=20.0), fate)
+    arrival = Arrival(source.publisher.open(5, "rollout actor B", 1, 30.0), 1, CPU)
+    assert torch.equal(dict(arrival)["a"], LARGE["a"])
+    arrival.finish()
+    assert logged(caplog, told)
+
+
+def test_an_actor_that_does_not_come_is_named(source: Here, caplog: pytest.LogCaptureFixture) -> None:
+    opened(source.publisher, TENSORS, timeout_s=1.0)
+    assert logged(caplog, "learner rank 0 waited 1 s for rollout actor A to meet")
+
+
+@pytest.mark.parametrize("comes", [True, False])
+def test_an_actor_whose_publisher_hangs_ends_and_says_so(
+    start: Callable[..., subprocess.Popen[bytes]], comes: bool
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as door:
+        spec = TensorSpec("a", "float32", (3,))
+        transfer = Transfer(5, "rollout actor A", "127.0.0.1", door.getsockname()[1], 2, (spec,), "", 20.0)
+        process = start(transfer)
+        if comes:  # and sends nothing
+            kept = GlooCommunicator(nccl._meet(transfer, 0, "", door), CPU)
+        assert process.wait(START_S) == 1
+        assert process.stderr is not None
+        told = process.stderr.read().decode()
+        assert "rank 1 of rollout actor A waited 20 s for learner rank 0; the process ends" in told
+        if comes:
+            kept.destroy()
