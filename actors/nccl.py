@@ -136,8 +136,8 @@ class Arrival:
         self._digest = TensorsDigest()
 
     def __iter__(self) -> Iterator[tuple[str, torch.Tensor]]:
-        """Raises TimeoutError where the publisher does not come to the meeting; ends this process where it stops
-        sending. Raises ValueError for values that are not finite."""
+        """Ends this process where the publisher does not come, or stops sending. Raises ValueError for values that are
+        not finite."""
         transfer = self._transfer
         who = f"weights version {transfer.version}: rank {self._rank} of {transfer.receiver}"
         waiting = f"{who} waited {transfer.timeout_s:g} s for {PUBLISHER}"
@@ -210,6 +210,7 @@ def _part(group: StatelessProcessGroup, transfer: Transfer) -> None:
 
 
 def _connect(group: StatelessProcessGroup, device: torch.device) -> PyNcclCommunicator:
+    """Raises RuntimeError where there is no NCCL."""
     from vllm.distributed.device_communicators import pynccl
     from vllm.utils.nccl import unpinned_nccl_env
 
