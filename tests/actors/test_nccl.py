@@ -67,7 +67,7 @@ def source() -> Here:
 
 
 def receiver_of(engine: RolloutEngine, policy_dir: Path, cfg: RolloutConfig) -> WeightsReceiver:
-    policy = load_policy(policy_dir)
+    policy, cfg = load_policy(policy_dir), dataclasses.replace(cfg, timeout_s=20.0)  # of transfers that are refused
     return WeightsReceiver(engine, policy, "float32", 60.0, loader=NcclLoader(engine, policy, cfg))
 
 
