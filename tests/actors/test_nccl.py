@@ -305,12 +305,12 @@ def test_an_actor_whose_publisher_hangs_ends_and_says_so(
     with socket.create_server(("127.0.0.1", 0)) as door:
         spec = TensorSpec("a", "float32", (3,))
         transfer = Transfer(5, "rollout actor A", "127.0.0.1", door.getsockname()[1], 2, (spec,), "", 20.0)
-        process = start(transfer)
+        process = start(dataclasses.replace(transfer, timeout_s=3.0))
         if comes:  # and sends nothing
             kept = GlooCommunicator(nccl._meet(transfer, 0, "", door), CPU)
         assert process.wait(START_S) == 1
         assert process.stderr is not None
         told = process.stderr.read().decode()
-        assert "rank 1 of rollout actor A waited 20 s for learner rank 0; the process ends" in told
+        assert "rank 1 of rollout actor A waited 3 s for learner rank 0; the process ends" in told
         if comes:
             kept.destroy()
