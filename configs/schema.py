@@ -143,6 +143,9 @@ class RolloutConfig:
     # The longest wait for one request, that for its rewards apart (s), and for an engine to start.
     timeout_s: float = 300.0
     start_timeout_s: float = 300.0
+    # How new weights come to the actors: "object_store", Ray's (shared memory on a node, copied between nodes), or
+    # "nccl": the LLM's from learner rank 0's GPU to the engines', one actor after the other as they ask.
+    weights: str = "object_store"
 
 
 @dataclass
