@@ -30,6 +30,7 @@ from actors.generate_arguments import check, is_batch, parser, views_of
 from actors.reportfile import ReportFile, row_of
 from actors.writer import BATCH, ReportWriter, Written
 from configs.schema import DataConfig
+from rrg.command import carry_out
 from rrg.data.dataset import load_studies
 from rrg.data.formats.fields import only_file
 from rrg.data.formats.rexrank import write_predictions
@@ -47,26 +48,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns the exit status."""
     args = parser().parse_args(arguments)
     show = Show(Console(stderr=True, soft_wrap=True))
-    try:
-        check(args)
-        checkpoint = find_checkpoint(Path(args.checkpoint), args.stage)
-        if args.cache_dir is not None:
-            checkpoint = replace(checkpoint, data=replace(checkpoint.data, cache_dir=args.cache_dir))
-        show.line(f"checkpoint: {escape(checkpoint.name)}")
-        return _batch(args, checkpoint, show) if is_batch(args) else _one(args, checkpoint, show)
-    except UserError as error:
-        if args.debug:
-            raise
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        if args.debug:
-            raise
-        print(f"error: {error.filename or 'output'}: {error.strerror or error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
+    status = carry_out(lambda: _run(args, show), debug=args.debug)
+    if status == 130:
         print("stopped" + "; the same command goes on" * is_batch(args), file=sys.stderr)
-        return 130
+    return status
+
+
+def _run(args: argparse.Namespace, show: Show) -> int:
+    check(args)
+    checkpoint = find_checkpoint(Path(args.checkpoint), args.stage)
+    if args.cache_dir is not None:
+        checkpoint = replace(checkpoint, data=replace(checkpoint.data, cache_dir=args.cache_dir))
+    show.line(f"checkpoint: {escape(checkpoint.name)}")
+    return _batch(args, checkpoint, show) if is_batch(args) else _one(args, checkpoint, show)
 
 
 def _one(args: argparse.Namespace, checkpoint: Checkpoint, show: Show) -> int:

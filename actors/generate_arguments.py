@@ -7,6 +7,7 @@ from pathlib import Path
 
 from actors.checkpoint import STAGES
 from actors.writer import DEVICES
+from rrg.command import add_debug
 from rrg.data.dataset import SOURCES
 from rrg.data.formats.fields import view_of
 from rrg.data.study import View
@@ -37,7 +38,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--device", choices=DEVICES, help="(the one that the installed vLLM is for)")
     made.add_argument("--cache-dir", metavar="DIR", help="rendered images and features (the run's data.cache_dir)")
     made.add_argument("--json", action="store_true", help="the result as one line of JSON")
-    made.add_argument("--debug", action="store_true", help="errors with their traceback")
+    add_debug(made)
     one = made.add_argument_group("one study")
     one.add_argument("--views", metavar="V[,...]", help="frontal or lateral, one an image (see docs/generate.md)")
     one.add_argument("--indication", metavar="TEXT", help="why it was taken, where the policy's prompt tells that")

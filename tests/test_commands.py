@@ -24,6 +24,7 @@ COMMANDS = {
         "--output",
         "no.csv",
     ],
+    "actors.generate": ["--checkpoint", "nowhere", "no.png"],
     "rrg.data": ["check", "--format", "r2gen"],
     "rrg.model.export": ["nowhere", "unused"],
     "benchmarks.learning": ["--out", "unused", "--arms", "nothing"],
