@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, PreTrainedModel
 
@@ -116,7 +116,14 @@ def save_policy(policy: ReportPolicy, folder: Path) -> None:
 
 
 def load_policy(folder: Path) -> ReportPolicy:
-    """In eval mode. Raises `UserError` where the folder is no policy or one of another format."""
+    """In eval mode. Raises `UserError` where the folder is no policy, one of another format, or damaged."""
+    try:
+        return _read_policy(folder)
+    except SafetensorError as error:
+        raise UserError(f"{folder}: a file of weights is damaged or cut off ({error}); take another copy") from error
+
+
+def _read_policy(folder: Path) -> ReportPolicy:
     file = folder / "policy.json"
     if not file.is_file():
         raise UserError(f"{file} is missing: {folder} is not a policy saved by save_policy")

@@ -299,6 +299,8 @@ def test_what_is_no_checkpoint_is_refused(
     shutil.copy(run_dir / "config.yaml", tmp_path)
     assert "holds no policy yet" in refused(capsys, "--checkpoint", tmp_path, image)
     shutil.copytree(run_dir / "warm_start", tmp_path / "warm_start")
+    os.truncate(tmp_path / "warm_start" / "extractor.safetensors", 1000)
+    assert "damaged or cut off" in refused(capsys, "--checkpoint", tmp_path, image)
     about = tmp_path / "warm_start" / "policy.json"
     about.write_text(about.read_text().replace('"format": 3', '"format": 99'))
     assert "has format 99" in refused(capsys, "--checkpoint", tmp_path, image)
