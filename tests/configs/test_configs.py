@@ -94,8 +94,6 @@ def test_every_experiment_composes_and_passes_the_check(name: str) -> None:
         ("rollout.tensor_parallel=2", r"rollout\.gpus_per_actor=2"),
         ("rollout.weights=ipc", r"rollout\.weights=ipc: object_store or nccl"),
         ("rollout.weights=nccl", r"NCCL takes no two processes on one.*or rollout\.weights=object_store"),
-        ("rollout.weights=nccl model.llm.broadcast=adapter", "an adapter is small, use object_store"),
-        ("rollout.weights=nccl rollout.timeout_s=500", r"rollout\.timeout_s > learner\.timeout_s / 2"),
         ("learner.rl.minibatches=3", "multiple"),
         ("rollout.max_staleness=-1", r"must not be below 0 \(0: synchronous\)"),
         ("learner.sft.checkpoint_every=-1", r"checkpoint_every=-1: must not be below 0"),
@@ -113,6 +111,18 @@ def test_every_experiment_composes_and_passes_the_check(name: str) -> None:
 def test_a_bad_value_or_combination_is_refused_with_its_name_and_the_way_out(override: str, words: str) -> None:
     with pytest.raises(UserError, match=words):
         config(override)
+
+
+def test_weights_go_through_nccl_between_whole_gpus_and_merged() -> None:
+    nccl = ("+exp=mimic_rl", "data.root=/data", "reward.weights=/weights", "rollout.weights=nccl")
+    assert config(*nccl).rollout.weights == "nccl"
+    for override, words in {
+        "rollout.gpus_per_actor=0.5": "NCCL takes no two processes on one",
+        "model.llm.broadcast=adapter": "an adapter is small, use object_store",
+        "learner.timeout_s=500": r"rollout\.timeout_s > learner\.timeout_s / 2",
+    }.items():
+        with pytest.raises(UserError, match=words):
+            config(*nccl, override)
 
 
 def test_every_part_of_the_model_can_be_switched_off_but_not_all_that_is_seen() -> None:
