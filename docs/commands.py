@@ -1,7 +1,7 @@
 """`python docs/commands.py`: the --help of every command as a Markdown page, which `docs/reference/commands.md` is.
 
-Contract: the commands are asked for their help as a user would, 100 columns wide; one that fails ends this with its words.
-A test compares the page (`make reference` writes it). Not part of the package.
+Contract: the commands are asked for their help as a user would, 100 columns wide; one that fails raises. A test
+compares the page (`make reference` writes it). Not part of the package.
 """
 
 from __future__ import annotations
@@ -34,9 +34,10 @@ COMMANDS: Final = (
 )
 _HEAD: Final = """# Every command
 
-What `--help` says, written here by `make reference`. All need the environment of `make setup` (`. .venv/bin/activate`). A mistake of the
-user ends with one line that names the file, field or flag, and exit status 2; `learner.main` has more of them ([faults](../faults.md)).
-The fields that `learner.main` takes have [a page of their own](config.md).
+What `--help` says, written here by `make reference`. All need the environment of `make setup`
+(`. .venv/bin/activate`). A mistake of the user ends with one line that names the file, field or flag, and exit
+status 2; `learner.main` has more of them ([faults](../faults.md)). The fields that `learner.main` takes have
+[a page of their own](config.md).
 """
 
 
