@@ -21,7 +21,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -29,8 +29,11 @@ import torch
 
 from actors.errors import EngineError, PromptError
 from actors.samples import Prompt, Sample, Sampling, not_begun, read_sample
-from actors.shapes import check_weights, parameters_of
+from actors.shapes import check_shapes, check_weights, parameters_of
 from configs.schema import RolloutConfig
+
+if TYPE_CHECKING:
+    from actors.nccl import Transfer
 
 # Prompts are short: with vLLM's default of 128 tokens a block they would never fill one, and never share it.
 BLOCK_SIZE = 32
@@ -147,17 +150,31 @@ class RolloutEngine:
         """
         self._require_idle()
         check_weights(tensors, self.weight_shapes, version)
-        self._guarded(self._llm.collective_rpc, "start_weight_update")
-        self._guarded(self._llm.collective_rpc, "update_weights", args=({"tensors": dict(tensors)},))
-        self._guarded(self._llm.collective_rpc, "finish_weight_update")
-        self._llm.set_weight_version(str(version))
-        self._start_clean(zero=True)
-        self.version = version
+        self._replace({"tensors": dict(tensors)}, version)
+
+    def receive_weights(self, transfer: Transfer) -> None:
+        """`load_weights` of what a publisher sends (`actors.nccl`).
+
+        Raises WeightsError, the engine untouched, unless every parameter is announced with its shape. Raises
+        EngineError where the transfer fails: the old weights are gone then.
+        """
+        self._require_idle()
+        check_shapes({spec.name: spec.shape for spec in transfer.tensors}, self.weight_shapes, transfer.version)
+        self.version = None
+        self._replace({"transfer": transfer}, transfer.version)
 
     def close(self) -> None:
         """Give the engine's memory back; the engine refuses all further work."""
         self._broken = "closed"
         self._llm.engine_core.shutdown()
+
+    def _replace(self, update: Mapping[str, Any], version: int) -> None:
+        self._guarded(self._llm.collective_rpc, "start_weight_update")
+        self._guarded(self._llm.collective_rpc, "update_weights", args=(dict(update),))
+        self._guarded(self._llm.collective_rpc, "finish_weight_update")
+        self._llm.set_weight_version(str(version))
+        self._start_clean(zero=True)
+        self.version = version
 
     def _run(
         self, prompts: Sequence[Prompt], sampling: Sampling, interrupted: Callable[[], bool] | None

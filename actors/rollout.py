@@ -29,6 +29,7 @@ from actors.engine import RolloutEngine
 from actors.errors import PromptError
 from actors.evidence import Draft, draft_evidence, write_sentences
 from actors.metrics import Outstanding, RolloutMetrics
+from actors.nccl import NcclLoader
 from actors.samples import Prompt, Sample, Sampling
 from actors.scoring import Answers, Scorer, fail, take_scores
 from actors.seeds import continuation_seed, sample_seed
@@ -89,7 +90,12 @@ class RolloutWorker:
         self._policy = load_policy(policy_dir)
         self.engine = RolloutEngine(policy_dir / "llm", cfg.rollout, cfg.model.dtype)
         self._weights = WeightsReceiver(
-            self.engine, self._policy, cfg.model.dtype, cfg.rollout.timeout_s, cfg.model.llm.broadcast
+            self.engine,
+            self._policy,
+            cfg.model.dtype,
+            cfg.rollout.timeout_s,
+            cfg.model.llm.broadcast,
+            NcclLoader(self.engine, self._policy, cfg.rollout) if cfg.rollout.weights == "nccl" else None,
         )
         self._policy.to(device)  # only now: the receiver has dropped the LLM's layers, which the engine holds
         self.rewards = rewards

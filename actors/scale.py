@@ -17,6 +17,7 @@ from typing import Any, Final
 
 from reward_server.cluster import add_cluster_arguments, answer_of, connected, find_actor
 from reward_server.errors import RewardError, RewardSetupError
+from rrg.command import add_debug, carry_out
 
 NAME: Final = "RolloutScale"
 _POLL_S: Final = 0.5
@@ -71,20 +72,17 @@ def start_scale(number: int, most: int, namespace: str) -> Any:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command; returns the exit status: 2 for a person's mistake, 1 where the time is over."""
+    """Runs the command; returns the exit status, 2 where the number that was asked for does not serve."""
     args = _parser().parse_args(arguments)
-    try:
-        with connected(args.ray_address):
-            actor, namespace = find_actor(NAME, args.namespace, "rollout actors that can be scaled")
-            if args.number is not None:
-                _scale(actor, args.number)
-            print(f"{_watch(actor, args.number, args.timeout)} in the namespace {namespace}")
-    except RewardSetupError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except RewardError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    return carry_out(lambda: _run(args), debug=args.debug, mistakes=(RewardSetupError, RewardError))
+
+
+def _run(args: argparse.Namespace) -> int:
+    with connected(args.ray_address):
+        actor, namespace = find_actor(NAME, args.namespace, "rollout actors that can be scaled")
+        if args.number is not None:
+            _scale(actor, args.number)
+        print(f"{_watch(actor, args.number, args.timeout)} in the namespace {namespace}")
     return 0
 
 
@@ -121,6 +119,7 @@ def _parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(prog="python -m actors.scale", description=(__doc__ or "").split("\n")[0])
     made.add_argument("number", type=int, nargs="?", metavar="N", help="rollout actors from now on (default: look)")
     add_cluster_arguments(made)
+    add_debug(made)
     return made
 
 

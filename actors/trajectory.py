@@ -26,13 +26,15 @@ class WeightsRef:
 
     `tensors` is a `ray.ObjectRef` of `dict[str, ndarray]` with the keys of `ReportPolicy.export_tensors()`, or that
     mapping itself within one process. `digest` is `actors.weights.weights_digest` of the arrays; only a mapping may
-    come without.
+    come without. Where the language model comes another way (`rollout.weights`), `llm` says how (an
+    `actors.nccl.WeightsSource`), and `tensors` has of it the token embeddings alone.
     """
 
     version: int
     tensors: Any
     canary: Canary
     digest: str | None = None
+    llm: Any = None
 
 
 @dataclass(frozen=True)

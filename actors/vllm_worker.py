@@ -19,19 +19,22 @@ from vllm.distributed.weight_transfer.base import (
 )
 from vllm.model_executor.layers import utils as layer_utils
 
+from actors.nccl import Arrival, Transfer
+
 TRANSFER_BACKEND = "lmrrg_in_place"
 
 
 @dataclass
 class InitInfo(WeightTransferInitInfo):  # type: ignore[misc]
-    """Nothing to agree on: the tensors come with the call."""
+    """Nothing to agree on: what is needed comes with every update."""
 
 
 @dataclass
 class UpdateInfo(WeightTransferUpdateInfo):  # type: ignore[misc]
-    """All weights of one version, named as in the Hugging Face checkpoint."""
+    """All weights of one version, named as in the Hugging Face checkpoint, or the transfer that brings them."""
 
     tensors: dict[str, torch.Tensor] = field(default_factory=dict)
+    transfer: Transfer | None = None
 
 
 class InPlaceTransfer(WeightTransferEngine[InitInfo, UpdateInfo]):  # type: ignore[misc]
@@ -49,7 +52,12 @@ class InPlaceTransfer(WeightTransferEngine[InitInfo, UpdateInfo]):  # type: igno
 
     def receive_weights(self, update_info: UpdateInfo) -> None:
         """Load every tensor; raises RuntimeError naming the parameters that the update left as they were."""
-        loaded = self.model.load_weights(iter(update_info.tensors.items()))
+        if update_info.transfer is None:
+            loaded = self.model.load_weights(iter(update_info.tensors.items()))
+        else:
+            arrival = Arrival(update_info.transfer, 1 + self.parallel_config.rank, self.device)
+            loaded = self.model.load_weights(iter(arrival))
+            arrival.finish()
         untouched = {name for name, _ in self.model.named_parameters()} - set(loaded)
         if untouched:
             raise RuntimeError(f"the update did not set {len(untouched)} parameters: {sorted(untouched)[:5]}")

@@ -1,7 +1,9 @@
 """Taking over a published version of the weights: fetch, check, load, compare with what the publisher computed.
 
 Contract: after `WeightsReceiver.update(ref)` the engine and the policy serve exactly `ref`, or the call raised
-`WeightsError` and both serve what they served before (nothing, if there was nothing before).
+`WeightsError` and both serve what they served before (nothing, if there was nothing before). How the language model
+comes into the engine is an `LLMLoader`'s affair: in Ray's object store here, through NCCL in `actors.nccl`. Where that
+keeps no old weights to go back to, a canary that fails leaves an actor that serves nothing.
 
 Two checks. The digest tells whether the arrays are the published ones, at any dtype and down to the last bit. The
 canary tells whether they were loaded so that they do what they do at the publisher: sharply in float32, coarsely in
@@ -14,7 +16,7 @@ import hashlib
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -28,10 +30,12 @@ from rrg.canary import Canary
 from rrg.model.lora import adapted_layers, adapter_state_dict, base_state_dict, merge, remove_lora
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
     from rrg.model.policy import ReportPolicy
 
 # `weights_digest` adds up rows of so many bytes before it hashes.
-_ROW: Final = 1 << 16
+ROW: Final = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -60,36 +64,57 @@ CANARY_BOUNDS: Mapping[str, CanaryBounds] = {
 }
 
 
+class LLMLoader(Protocol):
+    """How the language model of a version comes into the engine."""
+
+    # Names and shapes of what `WeightsRef.tensors` has of it.
+    shapes: Mapping[str, tuple[int, ...]]
+    # Whether `load` can bring back a version that was in force before.
+    restores: bool
+
+    def load(self, ref: WeightsRef, tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """Puts the weights into the engine; returns the token embeddings. `tensors` are those of `ref`, checked.
+
+        Raises WeightsError, the engine untouched, where they cannot be had.
+        """
+
+
 class WeightsReceiver:
     """Keeps an engine (the LLM) and a policy (extractor, trained backbone, token embeddings) on the published weights.
 
     The policy's own LLM layers are dropped: the engine has them. With `broadcast` "adapter" (`model.llm.broadcast`), a
     version brings the LLM's adapter only: the base is kept in host memory, and merged with each. A reference to the
-    arrays of the version in force is kept, to go back to if the next one fails its canary.
+    arrays of the version in force is kept, to go back to if the next one fails its canary. `loader` brings the LLM
+    another way than those arrays.
     """
 
     def __init__(
-        self, engine: RolloutEngine, policy: ReportPolicy, dtype: str, timeout_s: float, broadcast: str = "merged"
+        self,
+        engine: RolloutEngine,
+        policy: ReportPolicy,
+        dtype: str,
+        timeout_s: float,
+        broadcast: str = "merged",
+        loader: LLMLoader | None = None,
     ) -> None:
         self._engine = engine
         self._policy = policy
         self._bounds = CANARY_BOUNDS[dtype]
         self._timeout_s = timeout_s
-        self._merger = _Merger(policy.llm) if broadcast == "adapter" else None
-        llm = engine.weight_shapes if self._merger is None else self._merger.shapes
-        self._expected = {f"{'llm' if self._merger is None else 'adapter'}.{name}": llm[name] for name in llm}
+        own = _Adapter if broadcast == "adapter" else _Merged
+        self._llm: LLMLoader = loader or own(engine, policy.llm)
+        self._expected = dict(self._llm.shapes)
         self._expected |= {f"extractor.{name}": tuple(t.shape) for name, t in policy.extractor.state_dict().items()}
         if policy.backbone is not None:
             remove_lora(policy.backbone)  # it comes merged
             self._expected |= {f"backbone.{name}": tuple(t.shape) for name, t in policy.backbone.state_dict().items()}
         self._embeddings = keep_embeddings_alone(policy)
-        self._embeddings_name = _name_of(self._embeddings, policy.llm)
         self._serving: tuple[WeightsRef, dict[str, torch.Tensor]] | None = None
 
     @property
     def version(self) -> int | None:
         """The version in force; None before the first."""
-        return None if self._serving is None else self._serving[0].version
+        return None if self._serving is None or self._engine.version is None else self._serving[0].version
 
     def update(self, ref: WeightsRef) -> bool:
         """Serve `ref`; False if it is served already.
@@ -97,13 +122,13 @@ class WeightsReceiver:
         Raises WeightsError where the weights do not arrive in time, are incomplete, not finite, not those that were
         published, or give other values than the canary's; the message has the versions and the gap.
         """
-        if self._serving is not None and _same(ref, self._serving[0]):
+        if self.version is not None and self._serving is not None and _same(ref, self._serving[0]):
             return False
         arrays = fetch(ref, self._timeout_s)
         tensors = as_tensors(arrays)
         check_weights(tensors, self._expected, ref.version)
         self._compare_digest(ref, arrays)
-        self._load(tensors, ref.version)
+        self._load(ref, tensors)
         try:
             self._compare(ref)
         except WeightsError:
@@ -112,21 +137,19 @@ class WeightsReceiver:
         self._serving = (ref, tensors)
         return True
 
-    def _load(self, tensors: Mapping[str, torch.Tensor], version: int) -> None:
-        llm = _under("llm.", tensors) if self._merger is None else self._merger.merge(_under("adapter.", tensors))
-        self._engine.load_weights(llm, version)
+    def _load(self, ref: WeightsRef, tensors: Mapping[str, torch.Tensor]) -> None:
+        embeddings = self._llm.load(ref, tensors)
         self._policy.extractor.load_state_dict(_under("extractor.", tensors))
         if self._policy.backbone is not None:
             self._policy.backbone.load_state_dict(_under("backbone.", tensors))
         with torch.no_grad():
-            self._embeddings.copy_(llm[self._embeddings_name])
+            self._embeddings.copy_(embeddings)
 
     def _go_back(self) -> None:
-        if self._serving is None:
+        if self._serving is None or not self._llm.restores:
             self._engine.version = None
         else:
-            ref, tensors = self._serving
-            self._load(tensors, ref.version)
+            self._load(*self._serving)
 
     def _compare_digest(self, ref: WeightsRef, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
         if ref.digest is None and isinstance(ref.tensors, Mapping):
@@ -139,6 +162,7 @@ class WeightsReceiver:
 
     def _compare(self, ref: WeightsRef) -> None:
         canary, bounds = ref.canary, self._bounds
+        left = f"version {self.version} stays" if self._llm.restores else "nothing is"
         logprobs, embeds = self._engine.prompt_logprobs(canary.token_ids), self._policy.canary_embeds()
         for what, here, there, bound in (
             ("log-probabilities of the LLM", logprobs, canary.logprobs, bounds.logprobs),
@@ -148,20 +172,45 @@ class WeightsReceiver:
             if not gap <= most:  # a NaN gap fails too
                 raise WeightsError(
                     f"weights version {ref.version} failed its canary: the {what} differ by {gap:.3g} from the "
-                    f"publisher's (at most {most:g}); version {self.version} stays in force"
+                    f"publisher's (at most {most:g}); {left} in force"
                 )
 
 
-class _Merger:
-    """The base of a LoRA model, in host memory, and how an adapter changes it. `shapes` are those of the adapter."""
+class _Merged:
+    """All of the LLM comes in the arrays."""
 
-    def __init__(self, llm: torch.nn.Module) -> None:
-        self.shapes = {name: tuple(value.shape) for name, value in adapter_state_dict(llm).items()}
+    restores = True
+
+    def __init__(self, engine: RolloutEngine, llm: PreTrainedModel) -> None:
+        self._engine = engine
+        self._embeddings = embeddings_name(llm)
+        self.shapes: Mapping[str, tuple[int, ...]] = {
+            f"llm.{name}": shape for name, shape in engine.weight_shapes.items()
+        }
+
+    def load(self, ref: WeightsRef, tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        llm = _under("llm.", tensors)
+        self._engine.load_weights(llm, ref.version)
+        return llm[self._embeddings]
+
+
+class _Adapter:
+    """The adapter of a LoRA model comes in the arrays; its base is here, in host memory."""
+
+    restores = True
+
+    def __init__(self, engine: RolloutEngine, llm: PreTrainedModel) -> None:
+        self._engine = engine
+        self._embeddings = embeddings_name(llm)
+        adapter = adapter_state_dict(llm)
+        self.shapes: Mapping[str, tuple[int, ...]] = {f"adapter.{n}": tuple(t.shape) for n, t in adapter.items()}
         self._layers = adapted_layers(llm)
         self._base = {name: value.cpu() for name, value in base_state_dict(llm).items()}
 
-    def merge(self, adapter: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        return merge(self._base, adapter, self._layers)
+    def load(self, ref: WeightsRef, tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        llm = merge(self._base, _under("adapter.", tensors), self._layers)
+        self._engine.load_weights(llm, ref.version)
+        return llm[self._embeddings]
 
 
 def keep_embeddings_alone(policy: ReportPolicy) -> torch.Tensor:
@@ -175,6 +224,13 @@ def keep_embeddings_alone(policy: ReportPolicy) -> torch.Tensor:
         if parameter is not embeddings:
             parameter.data = parameter.data.new_empty(0)
     return embeddings
+
+
+def embeddings_name(llm: PreTrainedModel) -> str:
+    """The name of the token embeddings among the parameters."""
+    embeddings = llm.get_input_embeddings().weight
+    name: str = next(name for name, value in llm.named_parameters() if value is embeddings)
+    return name
 
 
 def weights_digest(arrays: Mapping[str, npt.NDArray[Any]]) -> str:
@@ -191,8 +247,8 @@ def weights_digest(arrays: Mapping[str, npt.NDArray[Any]]) -> str:
         array = np.ascontiguousarray(arrays[name])
         digest.update(f"{name} {array.dtype.str} {arrays[name].shape}\n".encode())
         data = array.reshape(-1).view(np.uint8)
-        whole = len(data) - len(data) % _ROW
-        digest.update(data[:whole].view(np.uint64).reshape(-1, _ROW // 8).sum(axis=0, dtype=np.uint64).tobytes())
+        whole = len(data) - len(data) % ROW
+        digest.update(data[:whole].view(np.uint64).reshape(-1, ROW // 8).sum(axis=0, dtype=np.uint64).tobytes())
         digest.update(data[whole:].tobytes())
     return digest.hexdigest()
 
@@ -245,7 +301,3 @@ def _bits(canary: Canary) -> bytes:
 
 def _under(prefix: str, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
-
-
-def _name_of(parameter: torch.Tensor, module: torch.nn.Module) -> str:
-    return next(name for name, value in module.named_parameters() if value is parameter)

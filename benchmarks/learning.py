@@ -29,6 +29,7 @@ from rich.console import Console
 
 from benchmarks import learning_table
 from learner.runs import ArmRun, seeds_of
+from rrg.command import add_debug, carry_out
 from rrg.errors import UserError
 
 WARM: Final = "warm"
@@ -94,18 +95,18 @@ class Run(ArmRun):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns the exit status: 1 where a run failed, 2 for a person's mistake."""
     args = _parser().parse_intermixed_args(arguments)
+    return carry_out(lambda: _compare(args), debug=args.debug)
+
+
+def _compare(args: argparse.Namespace) -> int:
     console = Console(width=None if Console().is_terminal else 200)
-    try:
-        runs = plan(Path(args.out), args.arms.split(","), seeds_of(args.seeds))
-        failed = [] if args.table else [run for run in runs if not run.done(args.overrides, console)]
-        finished = [run for run in runs if run.finished]
-        if not finished:
-            raise UserError(f"{args.out}: no run was finished; the logs beside the run directories say why")
-        judged = [(run.arm, run.seed, run.folder, ARMS[run.arm].policy) for run in finished]
-        learning_table.write(Path(args.out), judged, console)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    runs = plan(Path(args.out), args.arms.split(","), seeds_of(args.seeds))
+    failed = [] if args.table else [run for run in runs if not run.done(args.overrides, console)]
+    finished = [run for run in runs if run.finished]
+    if not finished:
+        raise UserError(f"{args.out}: no run was finished; the logs beside the run directories say why")
+    judged = [(run.arm, run.seed, run.folder, ARMS[run.arm].policy) for run in finished]
+    learning_table.write(Path(args.out), judged, console)
     return 1 if failed else 0
 
 
@@ -156,6 +157,7 @@ def _rl_seconds(folder: Path) -> float:
 
 def _parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(prog="python -m benchmarks.learning", description=(__doc__ or "").split("\n")[0])
+    add_debug(made)
     made.add_argument("--out", required=True, metavar="DIR", help="folder of the runs and the table")
     made.add_argument("--arms", default="warm,rl,more_sft,no_warm_start", metavar="NAMES", help="(%(default)s)")
     made.add_argument("--seeds", default="0,1,2", metavar="N[,N]", help="one run an arm and seed (%(default)s)")

@@ -26,6 +26,7 @@ from benchmarks.scale_validate import PREDICTED, validate
 from configs.load import compose_config
 from configs.schema import Config
 from learner.evaluation.tables import filled_table, markdown_table
+from rrg.command import add_debug, carry_out
 from rrg.errors import UserError
 
 _DEFAULT: Final = ("+exp=mimic_grpo", "model=llama2_7b", "rollout.kv_cache_mib=49152")
@@ -161,14 +162,14 @@ def table(rows: Sequence[Row], assumed: Assumed, price: float | None) -> tuple[l
 
 def main(arguments: Sequence[str] | None = None) -> int:
     args = _parser().parse_intermixed_args(arguments)
+    return carry_out(lambda: _scale(args), debug=args.debug)
+
+
+def _scale(args: argparse.Namespace) -> int:
     console = Console(width=None if Console().is_terminal else 220)
-    try:
-        if args.validate is not None:
-            return validate(args.validate, args.start, args.settings, args.overrides, console)
-        _print(args, console)
-    except UserError as error:
-        console.print(f"scale: {error}", style="red", markup=False)
-        return 1
+    if args.validate is not None:
+        return validate(args.validate, args.start, args.settings, args.overrides, console)
+    _print(args, console)
     return 0
 
 
@@ -215,6 +216,7 @@ def _assumed(settings: Sequence[str]) -> Assumed:
 
 def _parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(prog="python -m benchmarks.scale", description=(__doc__ or "").split("\n")[0])
+    add_debug(made)
     made.add_argument("--gpu", choices=sorted(GPUS), default="h100", help="data sheet (%(default)s)")
     made.add_argument("--gpus", type=int, nargs="+", default=_GPUS, metavar="N", help="(%(default)s)")
     made.add_argument("--staleness", type=int, nargs="+", default=[0, 1, 2], metavar="K", help="rollout.max_staleness")

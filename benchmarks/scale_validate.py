@@ -37,7 +37,7 @@ Setting = tuple[int, int, int]
 
 BOUND: Final = 0.2
 _SECONDS_PER_PAIR: Final = 0.05
-_STEPS: Final = 8
+_STEPS: Final = 16
 _CALIBRATION: Final = (1, 1, 0)
 PREDICTED: Final = ("1,2,0", "1,3,0", "2,1,0", "3,3,0", "1,1,1", "1,2,1", "2,2,1", "3,1,1", "3,3,1")
 # A word in the title of a process that tells its role.

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from configs.check_model import check_model
 from configs.check_rl import check_rl
-from configs.schema import Config, RewardConfig
+from configs.schema import Config, RewardConfig, TrackingConfig
 from rrg.errors import UserError
 
 _PENALTIES = ("repetition", "length", "positive_f1")
@@ -30,6 +30,7 @@ COMPONENTS = {
 }
 DATA_FORMATS = ("rendered_openi", "r2gen", "mimic_cxr", "openi", "kaggle", "rexrank", "jsonl", "csv")
 _COMPOSITES = ("embedded", "radcliq_v1", "radcliq_v0")
+_WANDB = ("off", "online", "offline")
 # Below it sampling is greedy in all but name.
 MIN_TEMPERATURE = 0.05
 
@@ -43,6 +44,7 @@ def check(cfg: Config) -> None:
         *check_model(cfg),
         *check_rl(cfg),
         *_reward(cfg.reward),
+        *_tracking(cfg.tracking),
     ]
     if broken:
         raise UserError("this configuration cannot run:\n" + "\n".join(f"  - {rule}" for rule in broken))
@@ -129,6 +131,7 @@ def _combinations(cfg: Config) -> Iterator[str]:
         yield "learner.zero_stage=0 with bfloat16 differs from the other stages in DeepSpeed: use stage 1 to 3"
     if learner.offload and learner.zero_stage == 0:
         yield "learner.offload with learner.zero_stage=0: DeepSpeed offloads what ZeRO splits, set zero_stage=1 to 3"
+    yield from _weights(cfg)
     cluster = {
         "learner_nodes": cfg.cluster.learner_nodes,
         "rollout_nodes": cfg.cluster.rollout_nodes,
@@ -141,6 +144,26 @@ def _combinations(cfg: Config) -> Iterator[str]:
             yield f"cluster.{name}=own is for clusters: a local Ray has no nodes of a role's own (cluster=ray)"
     if (learner.gpus_per_rank > 0) != (rollout.gpus_per_actor > 0):
         yield "learner.gpus_per_rank and rollout.gpus_per_actor: both on GPUs or both on CPUs"
+
+
+def _weights(cfg: Config) -> Iterator[str]:
+    rollout, learner = cfg.rollout, cfg.learner
+    if rollout.weights not in ("object_store", "nccl"):
+        yield f"rollout.weights={rollout.weights}: object_store or nccl"
+    if rollout.weights != "nccl":
+        return
+    if rollout.gpus_per_actor < 1 or learner.gpus_per_rank < 1:
+        yield (
+            "rollout.weights=nccl sends from GPU to GPU, and NCCL takes no two processes on one: set "
+            "rollout.gpus_per_actor and learner.gpus_per_rank to 1 or more, or rollout.weights=object_store"
+        )
+    if cfg.model.llm.broadcast == "adapter":
+        yield "model.llm.broadcast=adapter with rollout.weights=nccl: an adapter is small, use object_store"
+    if rollout.timeout_s > learner.timeout_s / 2:
+        yield (
+            "rollout.timeout_s > learner.timeout_s / 2 with rollout.weights=nccl: a rollout actor that hangs may hold "
+            "learner rank 0 up for so long, and the other ranks wait for that one"
+        )
 
 
 def _warm_start(cfg: Config) -> Iterator[str]:
@@ -207,3 +230,10 @@ def _own_workers(reward: RewardConfig) -> Iterator[str]:
         yield f"reward.dtype={reward.dtype}: float32, bfloat16 or float16"
     elif reward.dtype != "float32" and reward.device == "cpu":
         yield f"reward.dtype={reward.dtype} on CPUs is slow and drifts: set reward.dtype=float32 or reward.device=cuda"
+
+
+def _tracking(tracking: TrackingConfig) -> Iterator[str]:
+    if tracking.wandb not in _WANDB:
+        yield f"tracking.wandb={tracking.wandb} is none of {', '.join(_WANDB)}"
+    if tracking.reports and tracking.wandb == "off" and tracking.mlflow is None:
+        yield "tracking.reports=true sends reports to nobody: give tracking.wandb or tracking.mlflow, or leave it out"

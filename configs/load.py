@@ -7,7 +7,10 @@ Contract: `register()` makes the typed groups known to Hydra; `resolve(raw)` giv
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
+from typing import TypeVar
 
+import yaml
 from hydra import compose, initialize_config_module
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
@@ -25,6 +28,9 @@ GROUPS = {
     "learner": schema.LearnerConfig,
     "cluster": schema.ClusterConfig,
 }
+
+
+T = TypeVar("T")
 
 
 def register() -> None:
@@ -68,3 +74,28 @@ def _typed_groups(raw: DictConfig) -> DictConfig:
     assert isinstance(plain, dict)
     typed = {name: OmegaConf.merge(OmegaConf.structured(node), plain.pop(name)) for name, node in GROUPS.items()}
     return OmegaConf.create(plain | typed)
+
+
+def read_saved(path: Path) -> DictConfig:
+    """A run's config.yaml as it stands. Raises UserError where it can't be read."""
+    try:
+        loaded = OmegaConf.load(path)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"{path} can't be read as YAML ({type(error).__name__})") from error
+    if not isinstance(loaded, DictConfig):
+        raise UserError(f"{path} is no config of a run")
+    return loaded
+
+
+def saved_group(saved: DictConfig, node: type[T], path: Path) -> T:
+    """One group of a run's config, such as `ModelConfig`; the others may be another version's. `path`: for messages.
+
+    Raises UserError where it is missing or this version can't read it.
+    """
+    name = next(name for name, known in GROUPS.items() if known is node)
+    try:
+        value = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(node), saved[name]))
+    except OmegaConfBaseException as error:
+        raise UserError(f"{path}: {name}: {str(error).splitlines()[0]}; another version wrote this run") from error
+    assert isinstance(value, node)
+    return value

@@ -149,6 +149,9 @@ class RolloutConfig:
     # The longest wait for one request, that for its rewards apart (s), and for an engine to start.
     timeout_s: float = 300.0
     start_timeout_s: float = 300.0
+    # How new weights come to the actors: "object_store", Ray's (shared memory on a node, copied between nodes), or
+    # "nccl": the LLM's from learner rank 0's GPU to the engines', one actor after the other as they ask.
+    weights: str = "object_store"
 
 
 @dataclass
@@ -384,6 +387,19 @@ class EvalConfig:
 
 
 @dataclass
+class TrackingConfig:
+    # Beside metrics.jsonl and TensorBoard, which are always written. Weights & Biases: "off", "online", or "offline" (a
+    # folder in the run directory, for `wandb sync`).
+    wandb: str = "off"
+    # Address of an MLflow server, "http://HOST:PORT"; null: none.
+    mlflow: str | None = None
+    # The project (Weights & Biases) or experiment (MLflow) that runs are listed under.
+    project: str = "lmrrg"
+    # Whether they get the reports of validations too: patient data.
+    reports: bool = False
+
+
+@dataclass
 class Config:
     # The groups, a dataclass each.
     data: DataConfig = MISSING
@@ -393,6 +409,7 @@ class Config:
     learner: LearnerConfig = MISSING
     cluster: ClusterConfig = MISSING
     evaluation: EvalConfig = field(default_factory=EvalConfig)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
     # Of the weights, the order of studies and every sample.
     seed: int = 0
     # How far to go: "regions" (the feature extractor's stage), "warm_start" (and the reports), "all" (and RL).

@@ -15,6 +15,7 @@ COMMANDS: Final = (
     "learner.main",
     "learner.evaluate",
     "learner.ablate",
+    "actors.generate",
     "actors.scale",
     "reward_server",
     "reward_server serve",

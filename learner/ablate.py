@@ -21,6 +21,7 @@ from rich.console import Console
 from learner.evaluation.ablation import FULL, Report, cells, markdown, notes, read_arm, report
 from learner.evaluation.tables import filled_table
 from learner.runs import ArmRun, seeds_of
+from rrg.command import add_debug, carry_out
 from rrg.errors import UserError
 
 ARMS: Final[Mapping[str, tuple[str, ...]]] = {
@@ -54,21 +55,16 @@ class Run(ArmRun):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns the exit status."""
     args = _parser().parse_intermixed_args(arguments)
+    return carry_out(lambda: _ablate(args), debug=args.debug)
+
+
+def _ablate(args: argparse.Namespace) -> int:
     console = Console()
-    try:
-        runs = plan(Path(args.out), _arms(args.arms), seeds_of(args.seeds), args.overrides)
-        failed = [run for run in runs if not run.done(args.overrides, console)]
-        made = tabulate(runs, args.bootstrap)
-        _write(Path(args.out), made)
-        _print(made, console if console.is_terminal else Console(width=200))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(f"error: {error.filename or 'output'}: {error.strerror or error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
+    runs = plan(Path(args.out), _arms(args.arms), seeds_of(args.seeds), args.overrides)
+    failed = [run for run in runs if not run.done(args.overrides, console)]
+    made = tabulate(runs, args.bootstrap)
+    _write(Path(args.out), made)
+    _print(made, console if console.is_terminal else Console(width=200))
     return 1 if failed else 0
 
 
@@ -116,6 +112,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     made.add_argument("--seeds", default="0", metavar="N[,N]", help="one run an arm and seed (%(default)s)")
     made.add_argument("--bootstrap", type=int, default=2000, metavar="N", help="resamples (%(default)s)")
+    add_debug(made)
     made.add_argument(
         "overrides", nargs="*", help="as learner.main takes them, for every run: data=... learner.sft...."
     )

@@ -177,18 +177,15 @@ class ReportRL(Algorithm):  # type: ignore[misc]
             first=self.rl_step,
             restored=restored,
             scale=self._scale,
+            # With a rank's node the weights are lost that it has published, and so the actors that ask for them.
+            after_loss=self.learner_group.raise_if_dead,
         )
         self._publish()
 
     def training_step(self) -> None:
         """One RL step: take the reports of its studies, learn from them, publish the weights."""
         started = time.perf_counter()
-        try:
-            batch = self._rollouts.batch(self.rl_step)
-        except ProcessError:
-            # With a rank's node the weights are lost that it has published, and so the actors that ask for them.
-            self.learner_group.raise_if_dead()
-            raise
+        batch = self._rollouts.batch(self.rl_step)
         sampled = time.perf_counter()
         trajectories = self._relative(batch.trajectories)
         update = self.learner_group.rl_update_async(trajectories, self.rl_step, self._kl_coef)

@@ -1,8 +1,13 @@
-"""The environment of a learner rank's process. Importable without torch."""
+"""The environment of a learner rank's process, and its threads. Importable without torch."""
 
 from __future__ import annotations
 
+from typing import Final
+
 from configs.schema import LearnerConfig
+
+# Ray's concurrency group of a rank for `rollout.weights=nccl`.
+WEIGHTS_THREAD: Final = "weights"
 
 
 def process_environment(learner: LearnerConfig) -> dict[str, str]:

@@ -31,11 +31,12 @@ from learner.evaluation.studies import CONTROLS, control_reports, finding_truth
 from learner.evaluation.system import System, Task, measure
 from learner.evaluation.tables import print_result
 from learner.evaluation.worst import SUFFIXES, cases_of, worst_cases, write_page, write_worst
-from learner.progress import Show
 from reward_server.errors import RewardError, RewardSetupError
 from reward_server.scoring import plain_reward
 from reward_server.spec import reward_from_components
+from rrg.command import carry_out
 from rrg.errors import UserError
+from rrg.progress import Show
 
 os.environ.setdefault("GOMP_SPINCOUNT", "0")  # read when torch is imported
 
@@ -47,16 +48,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns the exit status."""
     args = parser().parse_args(arguments)
     show = Show(Console(stderr=True))
-    try:
-        return run(args, show)
-    except (UserError, RewardSetupError, RewardError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(f"error: {error.filename or 'output'}: {error.strerror or error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
+    mistakes = (UserError, RewardSetupError, RewardError)
+    return carry_out(lambda: run(args, show), debug=args.debug, mistakes=mistakes)
 
 
 def run(args: argparse.Namespace, show: Show) -> int:

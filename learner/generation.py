@@ -1,36 +1,32 @@
-"""Reports of a saved policy for a split of its data set: greedy decoding by the vLLM engine, in this process, no Ray.
+"""Reports of a saved policy for a split of its data set, written by `actors.writer` in this process.
 
 Contract: reports are appended to a JSON-lines file as their batch is finished, so a killed call goes on where it was;
 the file belongs to one checkpoint and one set of studies, and is refused for others. What was seen in the regions lies
-beside it (`evidence_file`), a line a study, and is gone on with in the same way. Beam search is not offered: vLLM
-has none for prompts of embeddings.
+beside it (`evidence_file`), a line a study, and is gone on with in the same way.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from actors.engine import RolloutEngine
-from actors.env import rollout_env
-from actors.samples import Prompt, Sample, Sampling
+from actors.checkpoint import Checkpoint, weights_sha256
+from actors.writer import BATCH, ReportWriter
 from configs.load import resolve
 from configs.schema import Config
 from learner.checkpoints import latest_checkpoint
-from learner.progress import Show
 from rrg.data import Study, StudySet
+from rrg.data.imagecache import batches
 from rrg.data.study import Split
 from rrg.errors import UserError
-from rrg.model.evidence import Evidence, evidence_line
+from rrg.model.evidence import evidence_line
+from rrg.progress import Show
 
-# Reports that a killed call loses at most.
-BATCH = 64
 Row = dict[str, str]
 
 
@@ -90,14 +86,23 @@ def _generate(
     cfg: Config, policy: Path, studies: Sequence[Study], out: Path, show: Show, done: dict[str, Any], shown: set[str]
 ) -> None:
     """Appends what either file lacks; `done` gets the reports."""
+    checkpoint = Checkpoint(policy.name, policy, cfg.data, cfg.model, cfg.rollout, of_run=True)
+    device = "cuda" if cfg.rollout.gpus_per_actor > 0 else "cpu"
     finished = 0
-    with out.open("a", encoding="utf-8") as file, evidence_file(out).open("a", encoding="utf-8") as beside:
-        for batch, texts, evidence in _batches(cfg, policy, studies):
-            for study, text, regions in zip(batch, texts, evidence, strict=True):
+    with (
+        out.open("a", encoding="utf-8") as file,
+        evidence_file(out).open("a", encoding="utf-8") as beside,
+        ReportWriter(checkpoint, device) as writer,
+    ):
+        for batch in batches(writer.write_all(studies), BATCH):
+            for written in batch:
+                if written.failed is not None:
+                    raise UserError(f"a report could not be written: {written.failed}")
+                study = written.study
                 if study.id not in shown:
-                    beside.write(evidence_line(study.id, regions))
+                    beside.write(evidence_line(study.id, written.evidence))
                 if study.id not in done:
-                    done[study.id] = {"id": study.id, "reference": study.target, "hypothesis": text}
+                    done[study.id] = {"id": study.id, "reference": study.target, "hypothesis": written.report}
                     file.write(json.dumps(done[study.id]) + "\n")
             for each in (beside, file):
                 each.flush()
@@ -106,54 +111,10 @@ def _generate(
             show.advance("reports", finished, len(studies))
 
 
-def _batches(
-    cfg: Config, folder: Path, studies: Sequence[Study]
-) -> Iterator[tuple[Sequence[Study], list[str], list[Evidence]]]:
-    os.environ |= rollout_env(cfg.rollout)  # vLLM reads it when it is imported
-    import torch
-
-    from actors.evidence import draft_evidence, write_sentences
-    from actors.weights import keep_embeddings_alone
-    from rrg.model.backbone import make_store
-    from rrg.model.build import load_policy
-    from rrg.model.lora import merged_state_dict
-
-    torch.set_num_threads(cfg.rollout.threads)
-    store = make_store(cfg.data, cfg.model)
-    policy = load_policy(folder)  # on the CPU: the device is to hold the LLM once, in the engine
-    engine = RolloutEngine(folder / "llm", cfg.rollout, cfg.model.dtype)
-    engine.load_weights(merged_state_dict(policy.llm), version=0)
-    keep_embeddings_alone(policy)
-    policy.to("cuda" if cfg.rollout.gpus_per_actor > 0 else "cpu")
-    sampling = Sampling(cfg.rollout.max_new_tokens, policy.eos_token_id, greedy=True)
-    try:
-        for start in range(0, len(studies), BATCH):
-            batch = studies[start : start + BATCH]
-            # One by one, as the rollout actors do: a report does not depend on its batch.
-            seen = [(study, *policy.study_prompt(study, store)) for study in batch]
-            samples = engine.generate([Prompt(embeds, seed=0) for _, embeds, _ in seen], sampling)
-            texts = {sample.index: policy.decode(_tokens(sample)) for sample in samples}
-            drafts = [draft_evidence(policy, study, output) for study, _, output in seen]
-            yield batch, [texts[index] for index in range(len(batch))], write_sentences(policy, engine, drafts)
-    finally:
-        engine.close()
-
-
-def _tokens(sample: Sample) -> list[int]:
-    if sample.failed is not None:
-        raise UserError(f"a report could not be written: {sample.failed}")
-    tokens: list[int] = sample.token_ids.tolist()
-    return tokens
-
-
 def _signature(cfg: Config, policy: Path, studies: StudySet, split: Split) -> dict[str, str]:
     """What a file of reports must agree in to be gone on with."""
-    digest = hashlib.sha256()
-    for path in sorted(policy.rglob("*.safetensors")):
-        with path.open("rb") as file:
-            hashlib.file_digest(file, lambda: digest)
     return {
-        "policy_sha256": digest.hexdigest(),
+        "policy_sha256": weights_sha256(policy),
         "studies": studies.fingerprint,
         "split": split,
         "max_new_tokens": str(cfg.rollout.max_new_tokens),

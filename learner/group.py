@@ -21,7 +21,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from actors.trajectory import Trajectory, WeightsRef
 from configs.schema import Config
-from learner.environment import process_environment
+from learner.environment import WEIGHTS_THREAD, process_environment
 from learner.placement import demands
 from learner.rank import DeepSpeedRank, RankInfo
 from rrg.errors import ProcessError, UserError
@@ -47,7 +47,9 @@ def create_ranks(cfg: Config, run_dir: Path, kind: type[DeepSpeedRank] = DeepSpe
     number = cfg.learner.num_ranks
     (demand,) = (one for one in demands(cfg, ray.cluster_resources()) if one.role == "learner")
     place = placement_group([dict(demand.resources)] * number, strategy="PACK", name=_place_name(run_dir))
-    actor = ray.remote(kind)
+    # Beside its other calls, which may train, rank 0 answers actors that ask for weights.
+    threads = {WEIGHTS_THREAD: 1} if cfg.rollout.weights == "nccl" else {}
+    actor = ray.remote(concurrency_groups=threads)(kind) if threads else ray.remote(kind)
     ranks = []
     for rank in range(number):
         options = actor.options(

@@ -9,6 +9,7 @@ The roles' own logs are Ray's. `stage` says how far the job goes.
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -26,7 +27,6 @@ from learner import placement, plan
 from learner.algorithm import ReportRL, ReportRLConfig
 from learner.checkpoints import latest_checkpoint, read_state
 from learner.evaluating import evaluate_controls, evaluate_policy, evaluate_regions, scalars
-from learner.progress import Show
 from learner.reinforce import reinforce
 from learner.rewards import connected, start_rewards
 from learner.run import Run
@@ -40,6 +40,7 @@ from learner.summary import (
     print_summary,
     write_summary,
 )
+from learner.trackers import open_trackers
 from learner.tracking import PeakMemory, Tracker
 from learner.validation import validation_studies
 from reward_server.client import RewardClient
@@ -47,6 +48,7 @@ from reward_server.cluster import stay_on_loopback
 from rrg.data import StudySet, load_studies
 from rrg.errors import ProcessError, UserError
 from rrg.model.backbone import make_store
+from rrg.progress import Show
 
 RAY_STARTS = 3
 """Ray gives its processes 15 to 30 s to start, then gives up: too little on a machine that is busy for a moment."""
@@ -72,7 +74,8 @@ def run_job(cfg: Config, run_dir: Path) -> None:
             algo, client = stack.enter_context(_started(cfg, run_dir, show, signals))
         with stack:
             checkpoint = latest_checkpoint(run_dir / "checkpoints", verify=True)
-            tracker = Tracker(run_dir, keep=_recorded(algo, checkpoint))
+            services = open_trackers(cfg.tracking, dataclasses.asdict(cfg), run_dir, show.line)
+            tracker = Tracker(run_dir, _recorded(algo, checkpoint), services)
             stack.callback(tracker.close)
             run = Run(cfg, run_dir, studies, algo, client, tracker, show, signals)
             with show.phase("warm start"):

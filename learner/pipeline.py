@@ -105,12 +105,13 @@ class Pipeline(Generic[Answer]):
             assigned.append((runner, work))
         return assigned
 
-    def take_back(self, runners: Collection[int]) -> None:
-        """Puts the work of all other runners back to the front of the queue."""
+    def take_back(self, runners: Collection[int]) -> list[Work]:
+        """Puts the work of all other runners back to the front of the queue; returns it."""
         lost = [work for work, place in self._places.items() if place.runner not in runners]
         for work in lost:
             del self._places[work]
         self._waiting.extendleft(reversed(lost))
+        return lost
 
     def finish(self, runner: int, work: Work, answer: Answer) -> None:
         """Takes the answer of the runner that has the work."""

@@ -22,6 +22,7 @@ from configs.schema import Config
 from learner.checkpoints import Phase, read_state
 
 if TYPE_CHECKING:
+    from actors.nccl import Transfer
     from learner.engine import Meeting
     from learner.sft_data import RegionTargets
     from rrg.model.policy import PolicyInputs, ReportPolicy
@@ -92,6 +93,7 @@ class DeepSpeedRank:
 
         from learner.engine import device_of, join_process_group
         from learner.initial import initial_policy, write_once
+        from learner.publish_nccl import nccl_publisher
         from learner.sft import sft_schedule
         from rrg.data import load_studies
         from rrg.model.backbone import make_store
@@ -100,6 +102,8 @@ class DeepSpeedRank:
         torch.set_num_threads(config.learner.threads)
         join_process_group(config.learner, meeting, rank=self._rank, world_size=self._world_size)
         self._device = device_of(config.learner)
+        if config.rollout.weights == "nccl":
+            self._nccl = nccl_publisher(config, self._device)
         self._studies = load_studies(config.data).studies
         self._store = make_store(config.data, config.model)
         train = [study for study in self._studies.values() if study.split == "train"]
@@ -216,11 +220,19 @@ class DeepSpeedRank:
     # Weights out, state out and in
 
     def export_weights(self, version: int) -> WeightsRef | None:
-        """Publish the weights as `version` (rank 0; None from the others): arrays in Ray's object store."""
+        """Publish the weights as `version` (rank 0; None from the others), as `rollout.weights` says."""
         from learner.publish import publish
 
         policy = self._whole.policy()
-        return None if self._rank > 0 else publish(policy, version, self._config.model.llm.broadcast)
+        if self._rank > 0:
+            return None
+        if self._config.rollout.weights == "nccl":
+            return self._nccl.publish(policy, version)
+        return publish(policy, version, self._config.model.llm.broadcast)
+
+    def open_transfer(self, version: int, receiver: str, workers: int, timeout_s: float) -> Transfer:
+        """Rank 0 alone, in a thread beside that of all other calls; see `learner.publish_nccl`."""
+        return self._nccl.open(version, receiver, workers, timeout_s)
 
     def export_policy(self, folder: str) -> None:
         """Save the policy to `folder` (replaced as a whole); returns when every rank can read it."""

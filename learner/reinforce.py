@@ -140,6 +140,8 @@ def _validate_if_due(run: Run, validation: Validation | None) -> None:
     if rl.keep_best is not None and monitor.is_best([*_validations(run), {"step": step, **row}], rl.keep_best):
         run.algo.save_run(run.checkpoints, Best(rl.keep_best, row[rl.keep_best], step))
     run.tracker.log("validation", step, row)
+    if run.cfg.tracking.reports:
+        run.tracker.reports("validation", step, validation.file(step))
     run.show.line(f"  validation after {step} RL steps  {_line(SHOWN_VALIDATION, row)}")
     _heed(run, monitor.judge_validations(_validations(run), rl.stop))
 

@@ -17,13 +17,13 @@ import ray
 from configs.schema import Config, RewardConfig
 from learner.placement import own_resource
 from learner.plan import namespace_of
-from learner.progress import Show
 from reward_server.client import RewardClient
 from reward_server.directory import RewardAccess, RewardDirectory
 from reward_server.errors import RewardSetupError
 from reward_server.scorer import ScorerOptions
 from reward_server.security import ClientSecurity, ServerSecurity, ephemeral_security
 from reward_server.worker import WorkerOptions
+from rrg.progress import Show
 
 
 @dataclass(frozen=True)

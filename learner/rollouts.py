@@ -45,7 +45,8 @@ class Rollouts:
     """Drives `group` (RLlib's `EnvRunnerGroup`); `studies_of` gives the studies of a step.
 
     `scale`: the run's `actors.scale.RolloutScale`; None where the number of actors is fixed. `restored` are
-    trajectories of steps to come that a checkpoint brought: their studies are not asked for again.
+    trajectories of steps to come that a checkpoint brought: their studies are not asked for again. `after_loss` is
+    called whenever an actor was lost with work, and may raise: what it died of may be the end of the run.
     """
 
     def __init__(
@@ -57,7 +58,9 @@ class Rollouts:
         first: int,
         restored: Batches,
         scale: Any = None,
+        after_loss: Callable[[], None] = lambda: None,
     ) -> None:
+        self._after_loss = after_loss
         self._group, self._cfg, self._studies_of = group, cfg, studies_of
         self._fleet = Fleet(group, cfg.rollout.num_actors, scale)
         self._started = first
@@ -122,7 +125,8 @@ class Rollouts:
     def restore(self) -> list[int]:
         """Looks whether actors that died are back. They need no state: weights come with every request."""
         # Their work first: of an actor that is back it would look as if it still were there.
-        self._pipeline.take_back(self._fleet.healthy)
+        if self._pipeline.take_back(self._fleet.healthy):
+            self._after_loss()
         return self._fleet.restore()
 
     def finished(self) -> dict[int, list[Trajectory]]:

@@ -7,11 +7,11 @@ from pathlib import Path
 
 from configs.schema import Config
 from learner.algorithm import ReportRL
-from learner.progress import Show
 from learner.stopping import Signals
 from learner.tracking import Tracker
 from reward_server.client import RewardClient
 from rrg.data import StudySet
+from rrg.progress import Show
 
 
 @dataclass(frozen=True)

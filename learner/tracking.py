@@ -1,7 +1,8 @@
 """The record of a run's numbers: `metrics.jsonl` (always) and TensorBoard event files, and its peak memory.
 
 Contract: one row a step, `{"phase", "step", metric: number}`; rows of steps that a resumed run will do again are
-dropped first, so that no step stands there twice. Numbers only, never report text.
+dropped first, so that no step stands there twice. Numbers only, never report text. Services (`learner.trackers`) get
+every row once.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import psutil
 from tensorboardX import SummaryWriter
 
 from learner.files import write_whole
+from learner.trackers import RemoteTracker
 
 # In their order; validations stand between the steps of RL.
 PHASES = {"warm_start": 0, "rl": 1, "validation": 1, "evaluation": 2}
@@ -28,15 +30,19 @@ Row = Mapping[str, float]
 class Tracker:
     """Appends rows to what `run_dir` holds up to `keep` = (phase, step); the rest of it is dropped."""
 
-    def __init__(self, run_dir: Path, keep: tuple[str, int]) -> None:
+    def __init__(self, run_dir: Path, keep: tuple[str, int], services: Sequence[RemoteTracker] = ()) -> None:
+        self._services = services
+        self._told: set[tuple[str, int]] = set()
         self._path = run_dir / "metrics.jsonl"
         self._rows: dict[str, list[Row]] = {phase: [] for phase in JUDGED}
         if self._path.exists():
             text = self._path.read_text()
             whole = text[: text.rfind("\n") + 1]  # a killed run may have left half a line
-            kept = [line for line in whole.splitlines() if _before(json.loads(line), keep)]
+            rows = {line: json.loads(line) for line in whole.splitlines()}
+            kept = {line: row for line, row in rows.items() if _before(row, keep)}
             write_whole(self._path, "".join(line + "\n" for line in kept))
-            for row in map(json.loads, kept):
+            self._told = {(row["phase"], row["step"]) for row in rows.values()}
+            for row in kept.values():
                 self._remember(row.pop("phase"), row)
         self._file = self._path.open("a")
         self._board = SummaryWriter(str(run_dir / "tensorboard"), purge_step=keep[1] + 1)
@@ -48,6 +54,14 @@ class Tracker:
         self._remember(phase, {"step": step, **metrics})
         for name, value in metrics.items():
             self._board.add_scalar(f"{phase}/{name}", value, step)
+        if (phase, step) not in self._told:  # a resumed run does steps again
+            for service in self._services:
+                service.log(phase, step, metrics)
+
+    def reports(self, phase: str, step: int, path: Path) -> None:
+        """Reports (a file of JSON lines) for the services: patient data, only where the config asks for it."""
+        for service in self._services:
+            service.reports(phase, step, path)
 
     def rows(self, phase: str) -> Sequence[Row]:
         """All rows of a phase of `JUDGED` in their order, those before a resume too: `{"step", metric: number}`."""
@@ -56,6 +70,8 @@ class Tracker:
     def close(self) -> None:
         self._file.close()
         self._board.close()
+        for service in self._services:
+            service.close()
 
     def _remember(self, phase: str, row: Row) -> None:
         if phase in JUDGED:

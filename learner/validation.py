@@ -84,7 +84,7 @@ class Validation:
         return evaluate(self._studies, texts, self._score, self._reward, self._settings, self._seed)
 
     def _changes(self, evaluation: Evaluation, texts: Sequence[str]) -> dict[str, float]:
-        begin = [json.loads(line)["hypothesis"] for line in self._file(0).read_text(encoding="utf-8").splitlines()]
+        begin = [json.loads(line)["hypothesis"] for line in self.file(0).read_text(encoding="utf-8").splitlines()]
         self._start = self._start or self._evaluate(begin)
         before, now = _statistics(self._start, begin), _statistics(evaluation, texts)
         resamples = draw_resamples(len(self._studies), self._settings.bootstrap, self._seed)
@@ -102,9 +102,10 @@ class Validation:
             for index, (study, text) in enumerate(zip(self._studies, texts, strict=True))
         ]
         self._folder.mkdir(exist_ok=True)
-        write_whole(self._file(step), "".join(json.dumps(row) + "\n" for row in rows))
+        write_whole(self.file(step), "".join(json.dumps(row) + "\n" for row in rows))
 
-    def _file(self, step: int) -> Path:
+    def file(self, step: int) -> Path:
+        """Where the reports of `step` stand."""
         return self._folder / f"validation_{step:06d}.jsonl"
 
 

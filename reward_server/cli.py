@@ -44,6 +44,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return commands[args.command].run(args)
     except (RewardError, RewardSetupError) as error:
+        if args.debug:
+            raise
         print(f"reward_server {args.command}: {error}", file=sys.stderr)
         return 2
     except BrokenPipeError:
@@ -74,6 +76,7 @@ def _parser(commands: dict[str, _Command], chosen: str | None) -> argparse.Argum
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="command")
     for name, command in commands.items():
         subparser = subparsers.add_parser(name, help=command.help, description=command.help)
+        subparser.add_argument("--debug", action="store_true", help="show the traceback of an error too")
         if name == chosen:
             command.add_arguments(subparser)
     return parser

@@ -10,6 +10,7 @@ from learner.evaluation.scoring import NO_BACKEND, ScoringOptions
 from learner.evaluation.studies import CONTROLS
 from reward_server.backends import BACKENDS
 from reward_server.scorer import ScorerOptions
+from rrg.command import add_debug
 from rrg.data.formats import FORMATS
 
 
@@ -20,6 +21,7 @@ def parser() -> argparse.ArgumentParser:
         description="Measures generated reports: of a predictions file, or of a run's policy. "
         "Exit status 1: some pairs could not be scored; 2: an error that its message tells.",
     )
+    add_debug(made)
     source = made.add_mutually_exclusive_group(required=True)
     source.add_argument(
         "--predictions", metavar="FILE", help=".jsonl with id, reference, hypothesis; .csv, .tsv; ReXrank's .json"

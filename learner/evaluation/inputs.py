@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 from configs.schema import Config, DataConfig, ModelConfig
 from learner.evaluation.predictions import Columns, Prediction, aligned, read_predictions
 from learner.evaluation.studies import studies_of
-from learner.progress import Show
 from rrg.errors import UserError
 from rrg.model.evidence import Evidence, read_evidence_file
+from rrg.progress import Show
 
 if TYPE_CHECKING:
     from rrg.data import StudySet

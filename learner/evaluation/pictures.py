@@ -14,11 +14,10 @@ from collections.abc import Sequence
 from typing import Final
 
 from rrg.data.study import Box, Study
-from rrg.model.evidence import SIGNIFICANT, Evidence, RegionEvidence, first_frontal
+from rrg.model.drawing import significant
+from rrg.model.evidence import Evidence, RegionEvidence, first_frontal
 
 _SIDE: Final = 320
-# Told apart on grey by people who see few colours (Okabe & Ito 2008).
-_COLOURS: Final = ("#e69f00", "#56b4e9", "#009e73", "#f0e442", "#0072b2", "#d55e00", "#cc79a7", "#ffffff")
 STYLE: Final = (
     f"figure{{margin:0;width:{_SIDE}px;flex:none}}figure>div{{position:relative}}"
     f"img,figure svg{{display:block;width:{_SIDE}px;height:{_SIDE}px}}img{{background:#000}}"
@@ -33,23 +32,12 @@ def picture(study: Study | None, evidence: Evidence) -> str:
     if study is None or not study.images:
         return ""
     frontal = first_frontal(study)
-    shown = _significant(evidence)
-    boxes = (
-        "" if frontal is None else "".join(map(_rects, shown, _colours(shown), (_true(study, one) for one in shown)))
-    )
+    shown = significant(evidence)
+    boxes = "" if frontal is None else "".join(_rects(one, colour, _true(study, one)) for one, colour in shown)
     overlay = f'<svg viewBox="0 0 1 1" preserveAspectRatio="none">{boxes}</svg>' if boxes else ""
-    caption = "".join(map(_caption, shown, _colours(shown)))
+    caption = "".join(_caption(one, colour) for one, colour in shown)
     below = f"<figcaption><ul>{caption}</ul></figcaption>" if caption else ""
     return f"<figure><div>{_image(study, frontal or 0)}{overlay}</div>{below}</figure>"
-
-
-def _significant(evidence: Evidence) -> list[RegionEvidence]:
-    chosen = [one for one in evidence if one.significance >= SIGNIFICANT]
-    return sorted(chosen, key=lambda one: -one.significance)
-
-
-def _colours(shown: Sequence[RegionEvidence]) -> list[str]:
-    return [_COLOURS[index % len(_COLOURS)] for index in range(len(shown))]
 
 
 def _true(study: Study, one: RegionEvidence) -> Box | None:

@@ -9,12 +9,12 @@ from __future__ import annotations
 import argparse
 import json
 import random
-import sys
 from collections.abc import Iterable, Iterator
 from itertools import chain
 from pathlib import Path
 
 from configs.schema import DataConfig
+from rrg.command import add_debug, carry_out
 from rrg.data.checks import check_studies, readable
 from rrg.data.convert import TARGETS, convert
 from rrg.data.dataset import RENDERED, SOURCES, load_studies, prepare, read_studies
@@ -57,6 +57,7 @@ def _parser() -> argparse.ArgumentParser:
                        help=f"only studies with these findings; codes: {', '.join(FINDINGS)}")  # fmt: skip
     sheet.add_argument("--no-boxes", action="store_true", help="without boxes")
     for command in (check, converting, preparing, sheet):
+        add_debug(command)
         _add_source(command, required=command is not sheet)
     for command in (check, sheet):
         command.add_argument("--count", type=int, default=12, help="pictures on the sheet (default: %(default)s)")
@@ -180,12 +181,10 @@ def _check_use(args: argparse.Namespace) -> None:
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command line; returns the exit status."""
     args = _parser().parse_args(arguments)
+    return carry_out(lambda: _run(args), debug=args.debug)
+
+
+def _run(args: argparse.Namespace) -> int:
+    _check_use(args)
     commands = {"check": _check, "convert": _convert, "prepare": _prepare, "sheet": _sheet}
-    try:
-        _check_use(args)
-        return commands[args.command](args)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-    except OSError as error:
-        print(f"error: {error.filename or 'output'}: {error.strerror or error}", file=sys.stderr)
-    return 2
+    return commands[args.command](args)

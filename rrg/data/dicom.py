@@ -60,6 +60,15 @@ def dicom_size(path: Path) -> tuple[int, int]:
         return int(data.Columns), int(data.Rows)
 
 
+def view_position(path: Path) -> str:
+    """ViewPosition of the header, such as "PA"; "" where it has none or can't be read (`read_dicom` says why)."""
+    try:
+        with _parsing(path):
+            return str(pydicom.dcmread(path, stop_before_pixels=True).get("ViewPosition") or "")
+    except UserError:
+        return ""
+
+
 @contextmanager
 def _parsing(path: Path) -> Iterator[None]:
     """Turns whatever a damaged file makes pydicom raise, at any access, into a message."""

@@ -18,6 +18,7 @@ import hashlib
 import json
 import os
 import shutil
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -100,6 +101,7 @@ class PixelStore:
 
 class FeatureStore:
     """Features of a frozen backbone; it is loaded when a feature is missing, and files are mapped when first read.
+    Any threads may load at once.
 
     Images are squares that hold the whole picture (`rrg.data.images.load_image`), of `data.image_size` or the size that
     the backbone was made for; raises `UserError` for a size that it can't be used with. A shard has at most
@@ -122,6 +124,7 @@ class FeatureStore:
         self._rows: dict[str, tuple[Path, int]] = {}
         self._read: set[str] = set()
         self._backbone: VisionBackbone | None = None
+        self._loading = threading.Lock()
 
     def prepare(self, studies: Sequence[Study], progress: Progress | None = None) -> None:
         """Computes and stores what is missing; `progress` is told ("features", images done, images in all).
@@ -239,9 +242,10 @@ class FeatureStore:
         return values
 
     def _load_backbone(self) -> VisionBackbone:
-        if self._backbone is None:
-            self._backbone = VisionBackbone(self._spec)
-        return self._backbone
+        with self._loading:  # several threads may miss their first image at once
+            if self._backbone is None:
+                self._backbone = VisionBackbone(self._spec)
+            return self._backbone
 
 
 def check_room(folder: Path, needed: int, images: int) -> None:

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from rrg.command import add_debug, carry_out
 from rrg.errors import UserError
 
 
@@ -36,14 +37,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("policy", type=Path, metavar="POLICY", help="folder of a policy, e.g. RUN/checkpoints/final")
     parser.add_argument("out", type=Path, metavar="OUT", help="folder to write (must not exist)")
+    add_debug(parser)
     args = parser.parse_args(arguments)
     # transformers' save loads DeepSpeed where it is installed, which prints that it finds no GPU unless it is told so.
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    try:
-        export_llm(args.policy, args.out)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    return carry_out(lambda: _export(args), debug=args.debug)
+
+
+def _export(args: argparse.Namespace) -> int:
+    export_llm(args.policy, args.out)
     print(args.out)
     return 0
 

@@ -249,10 +249,15 @@ class ReportPolicy(nn.Module):
             values=None if self.value_head is None else empty.masked_scatter(mask, self.value_head(told)),
         )
 
-    @torch.no_grad()
     def study_prompt(self, study: Study, store: ImageStore) -> tuple[npt.NDArray[np.float32], RegionOutput]:
         """The prompt embeds [P, H] of one study alone, so that they do not depend on others, and what was seen."""
-        inputs = self.inputs([study], store).to(self.device)
+        return self.prompt_of(study, store.load_batch([study]))
+
+    @torch.no_grad()
+    def prompt_of(self, study: Study, images: ImageBatch) -> tuple[npt.NDArray[np.float32], RegionOutput]:
+        """`study_prompt` where the study's images (a batch of one) are loaded already."""
+        prompts = collate_prompts([self.prompt_tokens(study)])
+        inputs = PolicyInputs(images, prompts).to(self.device)
         regions = self.extract(inputs.images)
         embeds, _ = self.prompt_embeds(regions, inputs.prompts)
         return embeds[0].float().cpu().numpy(), regions

@@ -15,12 +15,12 @@ from rich.console import Console
 
 from configs.schema import Config, DataConfig, LLMConfig, ModelConfig, RewardConfig, RolloutConfig
 from learner.generation import evidence_file, generate_reports, policy_folder, run_config
-from learner.progress import Show
 from rrg.data import StudySet, load_studies
 from rrg.errors import UserError
 from rrg.model.backbone import make_store
 from rrg.model.build import build_policy, save_policy
 from rrg.model.evidence import read_evidence_file
+from rrg.progress import Show
 
 # In a process of its own: an engine leaves its settings in the environment and its process group in torch.
 WRITE = """
@@ -28,7 +28,7 @@ import pickle, sys
 from pathlib import Path
 from rich.console import Console
 from learner.generation import generate_reports
-from learner.progress import Show
+from rrg.progress import Show
 from rrg.data import load_studies
 cfg, policy, out = pickle.loads(sys.stdin.buffer.read())
 generate_reports(cfg, policy, load_studies(cfg.data), "test", out, Show(Console(stderr=True)))

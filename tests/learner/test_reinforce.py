@@ -30,7 +30,6 @@ from configs.schema import (
     StopConfig,
 )
 from learner.checkpoints import Best, RunState, latest_checkpoint, read_state, write_checkpoint
-from learner.progress import Show
 from learner.reinforce import OF_LAST_STEP, reinforce
 from learner.run import Run
 from learner.stopping import Signals
@@ -39,6 +38,7 @@ from reward_server.errors import RewardError
 from reward_server.scorer import Description
 from rrg.data.studyset import StudySet
 from rrg.errors import RunStoppedError
+from rrg.progress import Show
 from tests.evaluation.conftest import make_studies, token_f1_score
 
 STUDIES = StudySet(make_studies(12, split="val"), [], {})

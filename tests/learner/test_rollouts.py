@@ -38,6 +38,7 @@ from learner.algorithm import WARM_START_CHUNK, ReportRLConfig, steps_within
 from learner.rollouts import Rollouts
 from reward_server.errors import RewardError, RewardSetupError
 from rrg.canary import Canary
+from rrg.errors import ProcessError
 
 STEPS, SAMPLES = 6, 3
 
@@ -145,6 +146,20 @@ def test_every_step_gets_its_samples_once_though_actors_are_killed(group: Any, s
     assert not rollouts.under_way
     assert rollouts.finished() == {}
     assert set(rollouts.busy_shares(10.0)) == {"rollout", "reward"}
+
+
+@pytest.mark.parametrize("group", [0], indirect=True)
+def test_what_may_have_killed_an_actor_is_looked_for_at_its_first_loss(group: Any) -> None:
+    def look() -> None:
+        raise ProcessError("learner rank 0 died")
+
+    rollouts = Rollouts(group, config(0), studies_of, first=0, restored={}, after_loss=look)
+    rollouts.publish(weights(0))
+    rollouts.batch(0)
+    rollouts.publish(weights(1))
+    os.kill(pids(group)[0], signal.SIGKILL)
+    with pytest.raises(ProcessError, match="learner rank 0 died"):
+        rollouts.batch(1)
 
 
 @pytest.mark.parametrize(("group", "staleness"), [(0, 0), (2, 2)], indirect=["group"])

@@ -1,0 +1,84 @@
+"""Studies of bare image files: X-rays that nobody has reported yet.
+
+Contract: such a study has an empty report but for what is told of it, its split is "test", its source "files". A
+file's view is the one that its DICOM header names, else the one that the last word of its name does (`a_lateral.png`,
+`a-pa.jpg`), else frontal for the first and lateral for the others, as R2Gen has it. Images are not decoded.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from rrg.data.dicom import is_dicom, view_position
+from rrg.data.formats.fields import frontal_first, view_of
+from rrg.data.sections import clean
+from rrg.data.study import Image, Report, Study, View
+from rrg.errors import UserError
+
+SUFFIXES: Final = (".png", ".jpg", ".jpeg", ".dcm", ".dicom")
+
+
+def study_of_files(
+    paths: Sequence[Path],
+    study_id: str,
+    *,
+    views: Sequence[View] | None = None,
+    indication: str = "",
+    comparison: str = "",
+) -> Study:
+    """One study of these files, frontal images first; `views` says what they show, one a file.
+
+    Raises UserError where a file is missing, or there are not as many views as files.
+    """
+    for path in paths:
+        if not path.is_file():
+            raise UserError(f"{path}: {'is a folder' if path.is_dir() else 'there is no such file'}; name an image")
+    if views is not None and len(views) != len(paths):
+        raise UserError(f"{len(views)} views for {len(paths)} images: give one an image, in their order")
+    chosen = views or [_view(path) or ("frontal" if index == 0 else "lateral") for index, path in enumerate(paths)]
+    return Study(
+        id=study_id,
+        split="test",
+        images=frontal_first([Image(path, view) for path, view in zip(paths, chosen, strict=True)]),
+        report=Report(indication=clean(indication), comparison=clean(comparison)),
+        source="files",
+    )
+
+
+def studies_of_folder(folder: Path) -> tuple[list[Study], int]:
+    """The studies of a folder, sorted by id, and how many of its files are no images by their names.
+
+    Each image directly in `folder` is a study; so is every sub-folder, at any depth, that holds images itself, with all
+    of them. The id is the path below `folder`. Hidden files and folders are passed over. Files without a suffix count
+    where they are DICOM. Raises UserError where the folder holds no image.
+    """
+    studies: list[Study] = []
+    others = 0
+    for place, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        paths = [Path(place, name) for name in sorted(names) if not name.startswith(".")]
+        images = [path for path in paths if _is_image(path)]
+        others += len(paths) - len(images)
+        groups = [[path] for path in images] if Path(place) == folder else [images] if images else []
+        for group in groups:
+            named = group[0] if Path(place) == folder else Path(place)
+            studies.append(study_of_files(group, named.relative_to(folder).as_posix()))
+    if not studies:
+        raise UserError(f"{folder} holds no image ({', '.join(SUFFIXES)}, or DICOM without a suffix)")
+    return sorted(studies, key=lambda study: study.id), others
+
+
+def _is_image(path: Path) -> bool:
+    if path.suffix == "":
+        return path.is_file() and is_dicom(path)
+    return path.suffix.lower() in SUFFIXES
+
+
+def _view(path: Path) -> View | None:
+    """The view that the file tells itself."""
+    told = view_of(view_position(path)) if is_dicom(path) else None
+    return told or view_of(re.split(r"[\W_]+", path.stem)[-1])
