@@ -63,7 +63,7 @@ def _section(path: str, node: ast.ClassDef, lines: list[str], classes: dict[str,
         if not fields:
             continue
         names, types, defaults = (
-            "<br>".join(f"`{cell}`" if cell else "" for cell in column)
+            "<br>".join(f"`{cell}`".replace(" | None`", "` or `null`") if cell else "" for cell in column)
             for column in zip(*((one.name, one.type, one.default) for one in fields), strict=True)
         )
         rows.append("| " + " | ".join(cell.replace("|", "\\|") for cell in (names, types, defaults, words)) + " |")
