@@ -7,7 +7,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
 READY := $(VENV)/.ready-$(DEVICE)
 
-.PHONY: demo test test-slow lint setup lock protos clean
+.PHONY: demo test test-slow lint setup lock protos reference docs wheel clean
 
 demo: setup  ## The whole job on two cores: 20 minutes after the install.
 	$(VENV)/bin/python -m learner.main
@@ -33,6 +33,19 @@ lock:  ## Resolves requirements/$(DEVICE).in anew into requirements/$(DEVICE).lo
 
 protos: setup  ## Regenerates the stubs of protos/reward.proto.
 	$(VENV)/bin/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. --grpc_python_out=. protos/reward.proto
+
+reference: setup  ## Writes docs/reference/ from the typed configs and the commands' --help.
+	@mkdir -p build
+	$(VENV)/bin/python -m configs.reference > build/config.md && mv build/config.md docs/reference/config.md
+	$(VENV)/bin/python docs/commands.py > build/commands.md && mv build/commands.md docs/reference/commands.md
+
+docs: setup  ## The site, in build/site; a broken link or anchor, or a page that is not in the nav, is an error.
+	$(VENV)/bin/mkdocs build --strict --quiet
+	@echo "open build/site/index.html"
+
+wheel: setup  ## The package, in dist/; it runs outside of the checkout.
+	rm -rf build/lib
+	$(VENV)/bin/python -m build --wheel --no-isolation
 
 clean:  ## Removes the environment, the caches and the stamps (not outputs/).
 	rm -rf $(VENV) .cache .mypy_cache .ruff_cache .pytest_cache

@@ -60,6 +60,7 @@ class LLMConfig:
     path: str | None = None
     # "full" (every weight is trained) or "lora" (adapters only).
     train: str = "full"
+    # The adapters of train=lora.
     lora: LoRAConfig = field(default_factory=LoRAConfig)
     # What the rollout actors get of a LoRA model with every version: "merged" weights, or the "adapter" alone, which
     # they merge themselves.
@@ -81,6 +82,7 @@ class BackboneConfig:
     path: str = "efficientnet_lite0"
     # "frozen": features are computed once and cached. "full" or "lora": it is trained with the rest, on pixels.
     train: str = "frozen"
+    # The adapters of train=lora.
     lora: LoRAConfig = field(default_factory=LoRAConfig)
 
 
@@ -90,6 +92,7 @@ class PromptConfig:
     # parts below that `context` names and the study has; {target}: what to write ("findings", "impression", ...).
     template: str = "{bos}{images}{context}{target} :"
     context: list[str] = field(default_factory=lambda: ["views", "indication", "comparison"])
+    # Template of each part of the context; {text}: the study's.
     views: str = "views : {text} . "
     indication: str = "indication : {text} . "
     comparison: str = "comparison : {text} . "
@@ -101,6 +104,7 @@ class PromptConfig:
 
 @dataclass
 class ModelConfig:
+    # Language model, vision model, and what stands around the visual tokens: a dataclass each.
     llm: LLMConfig = field(default_factory=LLMConfig)
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
     prompt: PromptConfig = field(default_factory=PromptConfig)
@@ -111,12 +115,13 @@ class ModelConfig:
     captioning: bool = True
     # YAML file of region: description, in place of rrg/data/regions.yaml.
     region_descriptions: str | None = None
-    # Width of the region extractor and its attention heads.
+    # Width of the region extractor, its attention heads and its layers.
     extractor_size: int = 256
     extractor_heads: int = 4
     extractor_layers: int = 2
     # Tokens that describe the whole image, beside one a region.
     global_tokens: int = 4
+    # Dropout of the extractor.
     dropout: float = 0.1
     # float32 or bfloat16 (GPUs only: slow on CPUs).
     dtype: str = "float32"
@@ -124,12 +129,13 @@ class ModelConfig:
 
 @dataclass
 class RolloutConfig:
-    # Rollout actors, each with its own vLLM engine, and torch threads of each.
+    # Rollout actors, each with its own vLLM engine, and torch threads and GPUs of each.
     num_actors: int = 1
     threads: int = 1
     gpus_per_actor: float = 0.0
     # GPUs over which each engine splits the LLM (then gpus_per_actor must be the same number).
     tensor_parallel: int = 1
+    # Reports sampled for each study of a step, at this temperature, with at most so many tokens each.
     samples_per_study: int = 8
     temperature: float = 1.0
     max_new_tokens: int = 64
@@ -201,6 +207,7 @@ class SFTConfig:
     lr: float = 1e-3
     # The language model's learning rate in both stages as a share of these: small for a pretrained one.
     llm_lr_scale: float = 1.0
+    # Studies a step; steps in which the learning rate rises from 0 (then it falls, as a cosine); decay of AdamW.
     batch_size: int = 16
     warmup_steps: int = 40
     weight_decay: float = 0.1
@@ -225,6 +232,7 @@ class KLConfig:
     place: str = "loss"
     # Estimator: k1, k2 or k3 (learner.objectives.kl says which may go where).
     estimator: str = "k2"
+    # Its weight; the first one, if it adapts.
     coef: float = 0.02
     # Adaptive coefficient: it rises and falls so that the KL (nats a token) comes to `target`, at most by a fifth of
     # `reports of a step / horizon` a step; null: constant.
@@ -277,10 +285,12 @@ class StopConfig:
 
 @dataclass
 class RLConfig:
+    # Steps: each samples rollout.samples_per_study reports of so many studies, and learns from them.
     steps: int = 20
     studies_per_step: int = 16
     # Optimizer steps a rollout; with one the clip never acts.
     minibatches: int = 2
+    # AdamW's learning rate and the steps in which it rises to that.
     lr: float = 2e-4
     warmup_steps: int = 2
     # The objective, put together of parts (docs/algorithms.md): how good a report is ("grpo", "dr_grpo", "rloo",
@@ -295,20 +305,25 @@ class RLConfig:
     # ... how tokens are averaged ("tokens": over all of a mini-batch; "sequences": within each report first;
     # "constant": divided by reports x rollout.max_new_tokens), ...
     reduction: str = "tokens"
+    # ... what keeps the policy near the warm start, what corrects the rollout's log-probs, the value head of "ppo", ...
     kl: KLConfig = field(default_factory=KLConfig)
     correction: CorrectionConfig = field(default_factory=CorrectionConfig)
     value: ValueConfig = field(default_factory=ValueConfig)
+    # ... the weight of an entropy bonus (0: none) ...
     entropy_coef: float = 0.0
     # ... and whether studies whose reports all have the same reward are left out of the averages.
     drop_flat_groups: bool = False
     # Weight of the warm start's losses of the regions (findings, significance, boxes), kept on in RL; 0: off.
     region_weight: float = 0.5
+    # Share of abnormal studies among those drawn.
     abnormal_fraction: float = 0.8
     # Every so many steps greedy reports of some validation studies are measured (0: never; then stop.patience and
     # keep_best have nothing to go by).
     evaluate_every: int = 5
     evaluate_studies: int = 96
+    # When a run stops itself (docs/diagnostics.md).
     stop: StopConfig = field(default_factory=StopConfig)
+    # Steps between two checkpoints, and how many of the newest are kept.
     checkpoint_every: int = 4
     keep_checkpoints: int = 2
     # The measure of those evaluations by which the best checkpoint is kept beside the newest ones (null: none).
@@ -324,6 +339,7 @@ class LearnerConfig:
     gpus_per_rank: float = 0.0
     zero_stage: int = 1
     offload: bool = False
+    # Norm at which gradients are clipped; betas of AdamW.
     grad_clip: float = 1.0
     betas: tuple[float, float] = (0.9, 0.95)
     # Most tokens of one micro-batch that are computed (prompts and reports; padding, where there is some, included).
@@ -331,7 +347,9 @@ class LearnerConfig:
     # ... and most reports of one: the budget does not know what images cost. Lower it for a trained backbone (RAD-DINO
     # keeps about a gigabyte an image for the backward pass).
     micro_batch_sequences: int = 256
+    # The longest wait of ranks for one another and of the driver for them (s).
     timeout_s: float = 900.0
+    # The warm start, and reinforcement learning.
     sft: SFTConfig = field(default_factory=SFTConfig)
     rl: RLConfig = field(default_factory=RLConfig)
 
@@ -383,6 +401,7 @@ class TrackingConfig:
 
 @dataclass
 class Config:
+    # The groups, a dataclass each.
     data: DataConfig = MISSING
     model: ModelConfig = MISSING
     rollout: RolloutConfig = MISSING
@@ -391,6 +410,7 @@ class Config:
     cluster: ClusterConfig = MISSING
     evaluation: EvalConfig = field(default_factory=EvalConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    # Of the weights, the order of studies and every sample.
     seed: int = 0
     # How far to go: "regions" (the feature extractor's stage), "warm_start" (and the reports), "all" (and RL).
     stage: str = "all"
@@ -399,6 +419,7 @@ class Config:
     start: str | None = None
     # Name of the experiment: part of the run directory.
     name: str = "demo"
+    # The run directory.
     output_dir: str = "outputs/${name}/${now:%Y-%m-%d_%H-%M-%S}"
     # A run directory to go on with, from its latest checkpoint.
     resume: str | None = None
