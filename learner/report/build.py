@@ -131,5 +131,6 @@ def _duration(seconds: float) -> str:
 def _chosen(total: int, cards: list[Card], policy: str) -> str:
     if len(cards) == total:
         return f"All {total} test studies, as the {policy} policy wrote of them."
-    how = f"{EACH} with the best, {EACH} about the median and {EACH} with the worst reward" if cards[0].group else "first"
+    thirds = f"{EACH} with the best, {EACH} about the median and {EACH} with the worst reward"
+    how = thirds if cards[0].group else "first"
     return f"{len(cards)} of {total} test studies, as the {policy} policy wrote of them: the {how}."

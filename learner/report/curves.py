@@ -122,9 +122,7 @@ def points(rows: Sequence[Row], metric: str) -> Points:
 
 def _charts(record: RunRecord, wanted: Sequence[Curves]) -> Iterator[Chart]:
     for curves in wanted:
-        series = {
-            name: points(record.metrics.get(phase, []), metric) for name, (phase, metric) in curves.lines.items()
-        }
+        series = {name: points(record.metrics.get(phase, []), metric) for name, (phase, metric) in curves.lines.items()}
         known = {name: found for name, found in series.items() if found}
         phase = next(iter(curves.lines.values()), ("rl", ""))[0]
         chart = line_chart(curves.title, known, _X[phase])

@@ -101,9 +101,7 @@ def section(record: RunRecord, name: str, kind: type[Section]) -> tuple[Section,
     return found, sorted(f"{name}.{key}" for key in given if key not in known)
 
 
-def _missing(
-    metrics: Mapping[str, list[Row]], summary: object | None, policies: list[PolicyRecord]
-) -> Iterator[str]:
+def _missing(metrics: Mapping[str, list[Row]], summary: object | None, policies: list[PolicyRecord]) -> Iterator[str]:
     if not metrics:
         yield "metrics.jsonl: no step was recorded, so there are no curves"
     if summary is None:

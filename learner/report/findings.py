@@ -74,7 +74,7 @@ def _pieces(sentence: str, others: AbstractSet[str], alone: Mark) -> Iterator[Pi
         if done < start:
             yield Piece(sentence[done:start])
         # Of phrases that share words one mark is shown: what the other text lacks.
-        yield Piece(sentence[start:end], "matched" if others.issuperset(found) else alone, found)
+        yield Piece(sentence[start:end], "matched" if others >= set(found) else alone, found)
         done = end
     if done < len(sentence):
         yield Piece(sentence[done:])

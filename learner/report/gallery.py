@@ -118,6 +118,7 @@ def gallery(
     groups = dict.fromkeys(range(len(last.rows))[: 3 * EACH], "") if rewards is None else choose(rewards.tolist())
     components = components_of(last.per_study)
     terms = _terms(components, cfg) if cfg is not None and components else {}
+    others = {name: values for name, values in components.items() if name not in terms}
     before = {} if earlier is None else {row.id: index for index, row in enumerate(earlier.rows)}
     cards = []
     for index, group in groups.items():
@@ -125,8 +126,8 @@ def gallery(
         scores = {} if rewards is None else {"reward": float(rewards[index])}
         card = card_of(Case(row, studies.get(row.id), scores, last.evidence.get(row.id, ())), group)
         old = None if earlier is None or row.id not in before else _earlier(earlier, before[row.id])
-        bars = _term_bars(terms, index), _component_bars(components, index)
-        cards.append(replace(card, terms=bars[0], components=bars[1], earlier=old))
+        bars = _term_bars(terms, index)
+        cards.append(replace(card, terms=bars, components=_component_bars(others, index), earlier=old))
     return cards
 
 

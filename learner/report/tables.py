@@ -17,6 +17,7 @@ from learner.evaluation.bootstrap import Interval, Statistic, difference, draw_r
 from learner.evaluation.direction import arrow, direction
 from learner.evaluation.finished import statistics_of
 from learner.report.data import PolicyRecord, RunRecord
+from learner.summary import row_names
 
 RESAMPLES: Final = 2000
 _WHOLE: Final = {"unique": 0, "words": 1}
@@ -52,7 +53,7 @@ def evaluation_table(record: RunRecord) -> Table | None:
     values = [summary.get(policy.name) or {} for policy in policies]
     controls: Mapping[str, Mapping[str, Any]] = summary.get("controls", {})
     rows = []
-    for name in dict.fromkeys([*known[0], *values[0]]):
+    for name in row_names(dict.fromkeys([*known[0], *values[0]])):
         cells = [_of_policy(name, one, value, resamples) for one, value in zip(known, values, strict=True)]
         if paired:
             cells.append(_difference(name, known[1], known[0], resamples))
@@ -71,7 +72,7 @@ def statistics_of_policy(policy: PolicyRecord) -> dict[str, Statistic]:
 def result_tables(result: Mapping[str, Any]) -> Iterator[tuple[str, Table, str]]:
     """(group, table, signature) of a result of `learner.evaluate --json`."""
     for group, entries in result["metrics"].items():
-        some = next(iter(entries.values()), {})
+        some: Mapping[str, Any] = next(iter(entries.values()), {})
         controls, baseline = list(some.get("controls", {})), "baseline" in some
         header = ["measure", "value", *(["baseline", "difference", "p"] if baseline else [])]
         header += [name.replace("_", " ") for name in controls]
