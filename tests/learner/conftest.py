@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,14 +19,20 @@ from learner.evaluation.bootstrap import Array
 from learner.evaluation.measures import evaluate, study_table
 from learner.summary import about_run, build_summary, write_summary
 from learner.tracking import Tracker
+from reward_server.spec import reward_from_components
 from rrg.data import load_studies
 from rrg.data.study import Study
 from rrg.model.evidence import RegionEvidence, evidence_line
-from tests.evaluation.conftest import NORMAL, make_studies, overlap_reward, token_f1_score
+from tests.evaluation.conftest import NORMAL, make_studies, token_f1_score
 
 STUDIES = 24
-SETTINGS = ["+reward.component_weights={overlap: 1.0}", "reward.repetition_weight=0", "reward.length_weight=0"]
+SETTINGS = ["+reward.component_weights={graph_f1: 1.0}", "reward.repetition_weight=0", "reward.length_weight=0"]
 MakeRun = Callable[..., Path]
+
+
+def score(pairs: list[tuple[str, str]]) -> list[dict[str, float]]:
+    """Overlaps of words by the names of two components of the backend `embedded`."""
+    return [{"graph_f1": one["overlap"], "bleu2": one["bleu2"]} for one in token_f1_score(pairs)]
 
 
 @pytest.fixture(scope="session")
@@ -64,9 +71,10 @@ def make_run(tmp_path: Path, run_config: Config, run_studies: list[Study]) -> Ma
         stored = OmegaConf.load(folder / "config.yaml")
         stored.learner.rl.lr = lr
         OmegaConf.save(stored, folder / "config.yaml")
+        reward = partial(reward_from_components, cfg=run_config.reward)
         found = {}
         for policy, texts in {"sft": [NORMAL] * len(run_studies), "rl": hypotheses}.items():
-            found[policy] = evaluate(run_studies, texts, token_f1_score, overlap_reward, run_config.evaluation, seed=0)
+            found[policy] = evaluate(run_studies, texts, score, reward, run_config.evaluation, seed=0)
             pairs = zip(run_studies, texts, strict=True)
             rows = [{"id": study.id, "reference": study.target, "hypothesis": text} for study, text in pairs]
             (folder / f"samples_{policy}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -97,7 +105,7 @@ def _record(folder: Path) -> None:
     for step in range(1, 5):
         row = {
             "reward_mean": 0.1 * step,
-            "component_overlap": 0.1 * step,
+            "component_graph_f1": 0.1 * step,
             "kl_k3": 0.01 * step,
             "entropy": 2.0 - step / 9,
         }
@@ -114,4 +122,4 @@ def good(run_studies: list[Study]) -> list[str]:
 @pytest.fixture
 def rewards(run_studies: list[Study], good: list[str]) -> Array:
     pairs = [(study.target, text) for study, text in zip(run_studies, good, strict=True)]
-    return np.array([overlap_reward(one) for one in token_f1_score(pairs)])
+    return np.array([one["graph_f1"] for one in score(pairs)])

@@ -75,12 +75,12 @@ def test_the_studies_that_all_runs_have_are_compared_in_one_order(runs: list[Pat
 
 def test_rewards_that_are_computed_otherwise_are_not_compared(runs: list[Path]) -> None:
     config = (runs[1] / "config.yaml").read_text()
-    (runs[1] / "config.yaml").write_text(config.replace("overlap: 1.0", "overlap: 2.0"))
+    (runs[1] / "config.yaml").write_text(config.replace("graph_f1: 1.0", "graph_f1: 2.0"))
     compared = bring_together(records_of(runs), None)
     ((_, table),) = paired_tables(compared)
     names = [name.split()[0] for name, _ in table.rows]
     assert "reward" not in names
-    assert "overlap" in names
+    assert "graph_f1" in names
     assert any("computed otherwise" in note for note in compared.notes)
 
 
