@@ -30,7 +30,8 @@ from learner.evaluation.scoring import NO_BACKEND, Scoring, opened
 from learner.evaluation.studies import CONTROLS, control_reports, finding_truth
 from learner.evaluation.system import System, Task, measure
 from learner.evaluation.tables import print_result
-from learner.evaluation.worst import SUFFIXES, cases_of, worst_cases, write_page, write_worst
+from learner.evaluation.worst import cases_of, worst_cases
+from learner.report.cases import SUFFIXES, write_cases, write_worst
 from reward_server.errors import RewardError, RewardSetupError
 from reward_server.scoring import plain_reward
 from reward_server.spec import reward_from_components
@@ -189,7 +190,7 @@ def _write(args: argparse.Namespace, result: Result, inputs: Inputs, system: Sys
         write_worst(Path(args.worst), worst_cases(cases, by, args.worst_count), by)
     if args.pictures:
         shown = cases[: int(args.pictures[0])]
-        write_page(Path(args.pictures[1]), shown, f"The first {len(shown)} studies")
+        write_cases(Path(args.pictures[1]), shown, f"The first {len(shown)} studies")
 
 
 def _write_rexrank(path: Path, inputs: Inputs) -> None:

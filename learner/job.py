@@ -3,7 +3,8 @@
 Contract: runs in the driver, which holds no model. Everything that it learns of a run stands in the run directory:
 `config.yaml`, `metrics.jsonl`, `tensorboard/`, `initial/` and `warm_start/` (policies), `checkpoints/`,
 `samples/validation_*.jsonl`, `samples_{sft,rl}.jsonl` and `evidence_{sft,rl}.jsonl` (reports, and what was seen in the
-regions), `per_study_{sft,rl}.csv` (their measures), `summary.json`, and `stopped.json` of a run that stopped itself.
+regions), `per_study_{sft,rl}.csv` (their measures), `summary.json`, `report.html`, and `stopped.json` of a run that
+stopped itself.
 The roles' own logs are Ray's. `stage` says how far the job goes.
 """
 
@@ -28,10 +29,11 @@ from learner.algorithm import ReportRL, ReportRLConfig
 from learner.checkpoints import latest_checkpoint, read_state
 from learner.evaluating import evaluate_controls, evaluate_policy, evaluate_regions, scalars
 from learner.reinforce import reinforce
+from learner.report.build import attempt_report
 from learner.rewards import connected, start_rewards
 from learner.run import Run
 from learner.sampler import require_studies
-from learner.stopping import Signals
+from learner.stopping import Interrupted, Signals
 from learner.summary import (
     Summary,
     about_run,
@@ -46,7 +48,7 @@ from learner.validation import validation_studies
 from reward_server.client import RewardClient
 from reward_server.cluster import stay_on_loopback
 from rrg.data import StudySet, load_studies
-from rrg.errors import ProcessError, UserError
+from rrg.errors import ProcessError, RunStoppedError, UserError
 from rrg.model.backbone import make_store
 from rrg.progress import Show
 
@@ -58,7 +60,8 @@ Summarize = Callable[[Mapping[str, Any]], Summary]
 
 
 def run_job(cfg: Config, run_dir: Path) -> None:
-    """Runs every phase that the run directory does not hold yet, and writes and prints the summary.
+    """Runs every phase that the run directory does not hold yet, writes and prints the summary, and writes the report.
+    A run that ends before has a report too, without X-rays: it has to end soon.
 
     Raises:
         Interrupted: a signal ended the run.
@@ -66,6 +69,18 @@ def run_job(cfg: Config, run_dir: Path) -> None:
     """
     show = Show(Console())
     show.line(f"run directory: {run_dir}")
+    try:
+        studies, summary = _phases(cfg, run_dir, show)
+    except (Interrupted, RunStoppedError, ProcessError):
+        attempt_report(run_dir, (), show.line)
+        raise
+    write_summary(run_dir / "summary.json", summary)
+    print_summary(summary, show.console)
+    attempt_report(run_dir, studies.split("test"), show.line)
+    show.line(f"all of it: {run_dir}")
+
+
+def _phases(cfg: Config, run_dir: Path, show: Show) -> tuple[StudySet, Summary]:
     with Signals() as signals, PeakMemory() as memory:
         with show.phase("data"):
             studies = prepare_data(cfg, show)
@@ -81,10 +96,7 @@ def run_job(cfg: Config, run_dir: Path) -> None:
             with show.phase("warm start"):
                 learn_from_reports(run, checkpoint)
             summarize = regions_only(run) if cfg.stage == "regions" else reports_and_rl(run)
-    summary = summarize(about_run(cfg, show.seconds, memory.peak_gb))
-    write_summary(run_dir / "summary.json", summary)
-    print_summary(summary, show.console)
-    show.line(f"all of it: {run_dir}")
+    return studies, summarize(about_run(cfg, show.seconds, memory.peak_gb))
 
 
 def prepare_data(cfg: Config, show: Show) -> StudySet:

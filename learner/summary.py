@@ -7,7 +7,7 @@ JSON: an undefined measure is null. A goal that was not reached is said to be no
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from operator import methodcaller
 from pathlib import Path
@@ -212,7 +212,7 @@ def table_cells(summary: Summary) -> tuple[list[str], list[list[str]]]:
         between = [] if rl is None else [gain]
         rows.append([label, *cells[: len(policies)], *between, *cells[len(policies) :]])
 
-    for name in _row_names(summary["sft"]):
+    for name in row_names(summary["sft"]):
         gain = gains.get(name)
         add(
             name + arrow(name),
@@ -244,7 +244,8 @@ def _select(header: list[str], rows: list[list[str]], columns: list[int]) -> tup
     return [header[index] for index in columns], [[cells[index] for index in columns] for cells in rows]
 
 
-def _row_names(metrics: Mapping[str, Metric]) -> list[str]:
+def row_names(metrics: Iterable[str]) -> list[str]:
+    """The rows of the table of reports in their order: reward, its components, findings, text."""
     known = {*_REWARD_ROWS, *_CLINICAL_ROWS, *_TEXT_ROWS}
     components = [name for name in metrics if name not in known]
     return [*_REWARD_ROWS, *components, *_CLINICAL_ROWS, *_TEXT_ROWS]

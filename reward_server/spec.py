@@ -59,16 +59,24 @@ def reward_from_components(components: Mapping[str, float], cfg: RewardConfig) -
     The quality is -(composite, cut at `cfg.clip`), or the sum of `cfg.component_weights` times those components.
     Raises RewardError if a component that counts is missing or not finite: no score is ever made up.
     """
-    penalties = {"repetition": -cfg.repetition_weight, "length": -cfg.length_weight}
-    reward = _weighted({**penalties, "positive_f1": cfg.positive_f1_weight}, components)
-    if cfg.component_weights:
-        return reward + _weighted(cfg.component_weights, components)
-    composite = _component(cfg.composite or COMPOSITES[cfg.backend], components)
-    return reward - (composite if cfg.clip is None else min(composite, cfg.clip))
+    return sum(reward_terms(components, cfg).values())
 
 
-def _weighted(weights: Mapping[str, float], components: Mapping[str, float]) -> float:
-    return sum(weight * _component(name, components) for name, weight in weights.items() if weight)
+def reward_terms(components: Mapping[str, float], cfg: RewardConfig) -> dict[str, float]:
+    """What each component that counts adds to the training reward. Raises what `reward_from_components` does."""
+    weights = {
+        "repetition": -cfg.repetition_weight,
+        "length": -cfg.length_weight,
+        "positive_f1": cfg.positive_f1_weight,
+    }
+    for name, weight in cfg.component_weights.items():
+        weights[name] = weights.get(name, 0.0) + weight
+    terms = {name: weight * _component(name, components) for name, weight in weights.items() if weight}
+    if not cfg.component_weights:
+        name = cfg.composite or COMPOSITES[cfg.backend]
+        composite = _component(name, components)
+        terms[name] = terms.get(name, 0.0) - (composite if cfg.clip is None else min(composite, cfg.clip))
+    return terms
 
 
 def _component(name: str, components: Mapping[str, float]) -> float:

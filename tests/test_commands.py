@@ -25,6 +25,8 @@ COMMANDS = {
         "no.csv",
     ],
     "actors.generate": ["--checkpoint", "nowhere", "no.png"],
+    "learner.report": ["nowhere"],
+    "learner.compare": ["nowhere", "elsewhere"],
     "rrg.data": ["check", "--format", "r2gen"],
     "rrg.model.export": ["nowhere", "unused"],
     "benchmarks.learning": ["--out", "unused", "--arms", "nothing"],

@@ -18,8 +18,8 @@ from typing import Any, Final
 import numpy as np
 
 from learner.evaluation import metrics
-from learner.evaluation.bootstrap import Statistic, difference, draw_resamples, interval, mean
-from learner.evaluation.measures import FINDING_COLUMNS, bleu_statistics
+from learner.evaluation.bootstrap import Statistic, difference, draw_resamples, interval
+from learner.evaluation.finished import statistics_of
 from learner.evaluation.tables import markdown_table
 from rrg.errors import UserError
 
@@ -130,16 +130,10 @@ def _read_run(run_dir: Path) -> ArmResult:
     samples = [json.loads(line) for line in (run_dir / "samples_sft.jsonl").read_text(encoding="utf-8").splitlines()]
     with (run_dir / "per_study_sft.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
-    counts = np.array([[float(row[name]) for name in FINDING_COLUMNS] for row in rows])
+    per_study = {name: np.array([float(row[name]) for row in rows]) for name in rows[0] if name != "id"}
     pairs = [(sample["reference"], sample["hypothesis"]) for sample in samples]
-    statistics = {
-        "reward": mean([float(row["reward"]) for row in rows]),
-        "finding_precision": Statistic(counts, metrics.finding_precision),
-        "finding_recall": Statistic(counts, metrics.finding_recall),
-        "finding_f1": Statistic(counts, metrics.finding_f1),
-        "shuffle_gap": mean([float(row["shuffle_gap"]) for row in rows]),
-        "bleu4": bleu_statistics(pairs)["bleu4"],
-    }
+    known = statistics_of(per_study, pairs)
+    statistics = {name: known[name] for name in _SHOWN if name in known}
     regions = summary["regions"]["sft"]
     plain = {name: None if regions is None else regions["groups"]["all"][name] for name in ("iou", "auroc")}
     plain["unique"] = float(metrics.unique([hypothesis for _, hypothesis in pairs]))

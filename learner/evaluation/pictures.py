@@ -2,7 +2,7 @@
 
 Contract: one picture a study, its first frontal image, for that is what boxes refer to (else its first image, without
 boxes). Drawn are the regions with a significance of at least `SIGNIFICANT`, the most significant first; their true
-boxes, where the study has them, are dashed.
+boxes, where the study has them, are dashed. `learner/report/templates/page.css` has the figure's style.
 """
 
 from __future__ import annotations
@@ -18,13 +18,6 @@ from rrg.model.drawing import significant
 from rrg.model.evidence import Evidence, RegionEvidence, first_frontal
 
 _SIDE: Final = 320
-STYLE: Final = (
-    f"figure{{margin:0;width:{_SIDE}px;flex:none}}figure>div{{position:relative}}"
-    f"img,figure svg{{display:block;width:{_SIDE}px;height:{_SIDE}px}}img{{background:#000}}"
-    "figure svg{position:absolute;top:0;left:0}rect{fill:none;stroke-width:2;vector-effect:non-scaling-stroke}"
-    "rect.true{stroke-dasharray:5 4}figcaption ul{list-style:none;margin:.4em 0;padding:0;font-size:.85em}"
-    "figcaption i{display:inline-block;width:.8em;height:.8em;margin-right:.4em;border:1px solid #555}"
-)
 
 
 def picture(study: Study | None, evidence: Evidence) -> str:
@@ -34,7 +27,7 @@ def picture(study: Study | None, evidence: Evidence) -> str:
     frontal = first_frontal(study)
     shown = significant(evidence)
     boxes = "" if frontal is None else "".join(_rects(one, colour, _true(study, one)) for one, colour in shown)
-    overlay = f'<svg viewBox="0 0 1 1" preserveAspectRatio="none">{boxes}</svg>' if boxes else ""
+    overlay = f'<svg viewBox="0 0 1 1" preserveAspectRatio="none" aria-hidden="true">{boxes}</svg>' if boxes else ""
     caption = "".join(_caption(one, colour) for one, colour in shown)
     below = f"<figcaption><ul>{caption}</ul></figcaption>" if caption else ""
     return f"<figure><div>{_image(study, frontal or 0)}{overlay}</div>{below}</figure>"

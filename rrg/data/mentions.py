@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from types import MappingProxyType
 from typing import Final
@@ -84,15 +85,40 @@ def _denied(sentence: str, start: int, end: int) -> bool:
     return _DENIED_AFTER.match(sentence[end:]) is not None
 
 
+@dataclass(frozen=True)
+class Mention:
+    """A phrase that states a finding: sentence[start:end]."""
+
+    finding: str
+    start: int
+    end: int
+
+
+def mentions_in(sentence: str) -> list[Mention]:
+    """The phrases of one cleaned sentence that state findings; they may overlap, and repeat a finding."""
+    text, places = _without_lures(sentence)
+    return [
+        Mention(finding, places[match.start()], places[match.end() - 1] + 1)
+        for finding, pattern in _patterns().items()
+        for match in pattern.finditer(text)
+        if not _denied(text, match.start(), match.end())
+    ]
+
+
+def _without_lures(sentence: str) -> tuple[str, list[int]]:
+    """The sentence with a space for every phrase of `NOT_A_FINDING`, and where each of its characters stood."""
+    places = list(range(len(sentence)))
+    for phrase in NOT_A_FINDING:
+        for match in reversed(list(phrase.finditer(sentence))):
+            start, end = match.span()
+            sentence = f"{sentence[:start]} {sentence[end:]}"
+            places[start:end] = [places[start]]
+    return sentence, places
+
+
 def _positives(sentence: str) -> set[str]:
     """The findings that one cleaned sentence states."""
-    for phrase in NOT_A_FINDING:
-        sentence = phrase.sub(" ", sentence)
-    return {
-        finding
-        for finding, pattern in _patterns().items()
-        if any(not _denied(sentence, match.start(), match.end()) for match in pattern.finditer(sentence))
-    }
+    return {mention.finding for mention in mentions_in(sentence)}
 
 
 def findings_in(text: str) -> frozenset[str]:

@@ -75,6 +75,10 @@ def first(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, 
 
 def test_the_job_ends_with_a_table_and_a_summary(first: tuple[Path, str]) -> None:
     run_dir, output = first
+    page = (run_dir / "report.html").read_text()
+    assert "The run came to its end" in page
+    assert page.count("<article ") == page.count('src="data:image/jpeg') == 24
+    assert not (run_dir / "report_failed.txt").exists()
     summary = json.loads((run_dir / "summary.json").read_text())
     assert summary["reward_backend"] == "embedded"
     wanted = {"reward", "reward_abnormal", "embedded", "bertscore", "bleu4", "rougeL", "finding_f1", "unique"}
