@@ -1,4 +1,4 @@
-"""The command line: serve, score files, describe, manage weights, scale workers, show the gallery of reward hacks.
+"""The command line: serve, score files, describe, show a page, manage weights, scale workers, the gallery of hacks.
 
 Contract: exit status 0; 1 if some pairs have no score; 2, with one line on stderr that names the file, line, field or
 flag and the way out, for an error of the user or a server that can't be reached. A command loads only what it needs.
@@ -67,6 +67,7 @@ def _commands() -> dict[str, _Command]:
         "describe": _Command("print what is computed and with which models", add_source_arguments, _describe),
         "gallery": _Command("score a fixed gallery of reward hacks", _gallery_arguments, _gallery),
         "weights": _Command("fetch or check the weights of `published`", _weights_arguments, _weights),
+        "ui": _Command("compare two reports in a browser on this machine", _ui_arguments, _ui),
         "scale": _Command("set the number of reward workers of a Ray cluster", _scale_arguments, _scale),
     }
 
@@ -220,6 +221,18 @@ def _weights(args: argparse.Namespace) -> int:
     from reward_server.radcliq.weights_cli import weights_main
 
     return weights_main(args)
+
+
+def _ui_arguments(parser: argparse.ArgumentParser) -> None:
+    from reward_server.page.page_cli import add_ui_parser
+
+    add_ui_parser(parser)
+
+
+def _ui(args: argparse.Namespace) -> int:
+    from reward_server.page.page_cli import ui_main
+
+    return ui_main(args)
 
 
 def _scale_arguments(parser: argparse.ArgumentParser) -> None:

@@ -23,10 +23,8 @@ def _entities(report: str, graph: Graph, other: Graph) -> tuple[Entity, ...]:
     for one in graph.entities:
         name, label = named(graph, one)
         relations = tuple(
-            Relation(
-                kind, *named(graph, graph.entities[target]), float(relation_of(graph, one, kind, target) in shared)
-            )
-            for kind, target in one.relations
+            Relation(relation[2], *relation[1], float(relation in shared))
+            for relation in (relation_of(graph, one, *link) for link in one.relations)
         )
         partner = theirs.get((name, label))
         credit = float(partner is not None)
