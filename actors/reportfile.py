@@ -25,7 +25,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Final
 
 from actors.checkpoint import Checkpoint
 from actors.writer import Written
@@ -34,6 +34,8 @@ from rrg.errors import UserError
 from rrg.model.drawing import significant
 
 Row = dict[str, Any]
+# How a line begins: an unfinished one of another kind of file is not cut off.
+_BEGIN: Final = b'{"id": '
 
 
 def row_of(written: Written, checkpoint: Checkpoint) -> Row:
@@ -117,11 +119,12 @@ class ReportFile:
         self._file.seek(0)
         end = 0
         for number, line in enumerate(self._file, start=1):
-            if not line.endswith(b"\n"):
+            unfinished = not line.endswith(b"\n")
+            if unfinished and line[: len(_BEGIN)] == _BEGIN[: len(line)]:
                 return
             end += len(line)
             try:
-                row = json.loads(line)
+                row = json.loads(b"" if unfinished else line)
                 row["id"], row["report"], row["images"], row["checkpoint"]["sha256"], row["checkpoint"]["name"]
             except (ValueError, KeyError, TypeError) as error:
                 raise UserError(f"--out {self.path}, line {number}: not a line of this command's reports") from error

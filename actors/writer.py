@@ -79,7 +79,7 @@ class ReportWriter:
         self.device = _device(device)
         torch.set_num_threads(rollout.threads)
         self._policy = load_policy(checkpoint.policy)  # on the CPU: the device is to hold the LLM once, in the engine
-        self._store = _store(checkpoint, self._policy)
+        self._store = image_store(checkpoint, self._policy)
         from actors.engine import RolloutEngine
 
         self._engine = RolloutEngine(checkpoint.policy / "llm", rollout, _name(self._policy.llm.dtype))
@@ -205,7 +205,7 @@ def _device(wanted: str | None) -> str:
     return device
 
 
-def _store(checkpoint: Checkpoint, policy: ReportPolicy) -> ImageStore:
+def image_store(checkpoint: Checkpoint, policy: ReportPolicy) -> ImageStore:
     """What gives images to the policy: pixels where it has a backbone of its own, else the features of the frozen one.
 
     Raises UserError where those are not what the policy was trained on.

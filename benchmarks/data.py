@@ -30,7 +30,8 @@ _BATCH = 16
 _VIEWS = 2
 
 
-def _originals(folder: Path, count: int) -> list[Path]:
+def originals(folder: Path, count: int) -> list[Path]:
+    """`count` such JPEGs in a new folder."""
     folder.mkdir(parents=True)
     rng = np.random.default_rng(0)
     noise = rng.normal(0, 4, (_HEIGHT, _WIDTH)).astype(np.float32)
@@ -43,7 +44,7 @@ def _originals(folder: Path, count: int) -> list[Path]:
 
 
 def _speed(folder: Path, count: int, size: int) -> None:
-    paths = _originals(folder / "originals", count)
+    paths = originals(folder / "originals", count)
     cache = ImageCache(folder, size)
     start = time.perf_counter()
     prepared = cache.prepare(paths, workers=len(os.sched_getaffinity(0)))

@@ -122,6 +122,7 @@ def make_policy(run_config: Config, studies: StudySet, seed: int) -> ReportPolic
         channels=store.channels,
         cache_dir=run_config.data.cache_dir,
         target=run_config.data.target,
+        image_size=run_config.data.image_size,
     )
     with torch.no_grad():
         for parameter in policy.llm.parameters():
