@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from reward_server.security import ClientSecurity
 
 
-def add_backend_arguments(parser: argparse.ArgumentParser, *, required: bool) -> None:
+def add_backend_arguments(parser: argparse._ActionsContainer, *, required: bool) -> None:
     parser.add_argument("--backend", choices=BACKENDS, required=required, help="what scores, in this process")
     parser.add_argument("--weights", metavar="DIR", help="folder of the weights (see the command `weights`)")
     parser.add_argument(
@@ -39,7 +39,7 @@ def add_backend_arguments(parser: argparse.ArgumentParser, *, required: bool) ->
     parser.add_argument("--threads", type=positive, metavar="N", help="torch threads (default: all cores)")
 
 
-def add_source_arguments(parser: argparse.ArgumentParser) -> None:
+def add_source_arguments(parser: argparse._ActionsContainer) -> None:
     add_backend_arguments(parser, required=False)
     parser.add_argument("--address", metavar="HOST:PORT[,...]", help="ask these servers instead of a backend here")
     parser.add_argument("--wait", type=float, default=10.0, metavar="S", help="seconds for a server to be ready (10)")

@@ -55,8 +55,10 @@ def compare_tab(compare: Comparison) -> None:
     """Adds the tab's content to the page that is being built."""
     gr.HTML(render.backend_line(compare.about))
     with gr.Row():
-        reference = gr.Textbox(label="Reference: the report that holds", lines=7, elem_id="reference")
-        hypothesis = gr.Textbox(label="Hypothesis: the report that is judged", lines=7, elem_id="hypothesis")
+        reference = gr.Textbox(
+            label="Reference: what the radiologist wrote", lines=7, min_width=320, elem_id="reference"
+        )
+        hypothesis = gr.Textbox(label="Hypothesis: the report to judge", lines=7, min_width=320, elem_id="hypothesis")
     button = gr.Button("Compare", variant="primary", elem_id="compare")
     written = hacks(CASES[0])
     gr.Examples(
