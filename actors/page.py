@@ -96,7 +96,7 @@ def seen(written: Written) -> str:
     nothing = "No region is significant." if written.evidence else "This policy has no regions."
     return (
         f'<section class="seen">{_figure(written.study, written.evidence)}'
-        f'<div><h3>Report</h3><p class="written">{_report(written.report, shown)}{cut}</p>'
+        f'<div><h3>Report</h3><p class="written">{_coloured(written.report, shown)}{cut}</p>'
         f"<h3>Significant regions</h3>{f'<ul>{regions}</ul>' if regions else f'<p>{nothing}</p>'}</div></section>"
     )
 
@@ -124,7 +124,7 @@ def _boxes(evidence: Evidence) -> Iterator[str]:
             )
 
 
-def _report(report: str, shown: Sequence[tuple[RegionEvidence, str]]) -> str:
+def _coloured(report: str, shown: Sequence[tuple[RegionEvidence, str]]) -> str:
     """The report; a sentence that a region's token made the model write, word for word, has the region's colour."""
     told = {_bare(one.sentence): (one, colour) for one, colour in reversed(shown) if one.sentence}
     parts = []

@@ -67,7 +67,7 @@ class OneThread:
 
 @contextmanager
 def page(timeout_s: float) -> Iterator[tuple[gr.Blocks, OneThread]]:
-    """A page with its heading, to be filled (`with blocks:`), and the thread for its work. Uploads are gone at the end."""
+    """A page with its heading, to be filled, and the thread for its work; its uploads are gone at the end."""
     with tempfile.TemporaryDirectory(prefix="lmrrg-page-") as folder:
         os.environ |= {"GRADIO_TEMP_DIR": folder, "GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1"}
         import gradio as gr
