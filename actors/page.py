@@ -69,7 +69,7 @@ def report_tab(reporting: Reporting) -> None:
     gr.HTML(f'<p class="backend">Written by the policy <b>{escape(reporting.checkpoint.name)}</b>.</p>')
     with gr.Row():
         files = gr.File(
-            label="X-rays of one examination (PNG, JPEG, DICOM)",
+            label="X-rays (PNG, JPEG, DICOM)",
             file_count="multiple",
             file_types=list(SUFFIXES),
             min_width=320,
