@@ -12,6 +12,7 @@ import signal
 import time
 from collections.abc import Mapping, Sequence
 
+from reward_server.explanation import Explanation
 from reward_server.scorer import Description, Labels, Pair, Scorer, ScorerOptions
 from reward_server.selfcheck import load_scorer
 from reward_server.server import RewardServer
@@ -34,6 +35,9 @@ class SlowScorer:
 
     def label(self, texts: Sequence[str]) -> list[Labels]:
         return self._scorer.label(texts)
+
+    def explain(self, pairs: Sequence[Pair]) -> list[Explanation]:
+        return self._scorer.explain(pairs)
 
     def statistics(self) -> Mapping[str, float]:
         return self._scorer.statistics()

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x13protos/reward.proto\x12\x0flmrrg.reward.v1\"-\n\x04Pair\x12\x11\n\treference\x18\x01 \x01(\t\x12\x12\n\nhypothesis\x18\x02 \x01(\t\"H\n\x0cScoreRequest\x12$\n\x05pairs\x18\x01 \x03(\x0b\x32\x15.lmrrg.reward.v1.Pair\x12\x12\n\ncomponents\x18\x02 \x03(\t\"\x8d\x01\n\tPairScore\x12>\n\ncomponents\x18\x01 \x03(\x0b\x32*.lmrrg.reward.v1.PairScore.ComponentsEntry\x12\r\n\x05\x65rror\x18\x02 \x01(\t\x1a\x31\n\x0f\x43omponentsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"\x88\x01\n\rScoreResponse\x12*\n\x06scores\x18\x01 \x03(\x0b\x32\x1a.lmrrg.reward.v1.PairScore\x12\x0f\n\x07\x62\x61\x63kend\x18\x02 \x01(\t\x12\x12\n\ndefinition\x18\x03 \x01(\t\x12&\n\x06models\x18\x04 \x03(\x0b\x32\x16.lmrrg.reward.v1.Model\"\x1d\n\x0cLabelRequest\x12\r\n\x05texts\x18\x01 \x03(\t\",\n\nTextLabels\x12\x0f\n\x07\x63lasses\x18\x01 \x03(\x05\x12\r\n\x05\x65rror\x18\x02 \x01(\t\"\x89\x01\n\rLabelResponse\x12+\n\x06labels\x18\x01 \x03(\x0b\x32\x1b.lmrrg.reward.v1.TextLabels\x12\x0f\n\x07\x62\x61\x63kend\x18\x02 \x01(\t\x12\x12\n\ndefinition\x18\x03 \x01(\t\x12&\n\x06models\x18\x04 \x03(\x0b\x32\x16.lmrrg.reward.v1.Model\"\x11\n\x0f\x44\x65scribeRequest\"%\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06sha256\x18\x02 \x01(\t\"\xba\x02\n\x10\x44\x65scribeResponse\x12\x0f\n\x07\x62\x61\x63kend\x18\x01 \x01(\t\x12\x12\n\ndefinition\x18\x02 \x01(\t\x12\x0f\n\x07\x66ormula\x18\x03 \x01(\t\x12\x12\n\ncomponents\x18\x04 \x03(\t\x12&\n\x06models\x18\x05 \x03(\x0b\x32\x16.lmrrg.reward.v1.Model\x12\x41\n\x08versions\x18\x06 \x03(\x0b\x32/.lmrrg.reward.v1.DescribeResponse.VersionsEntry\x12\x1d\n\x15max_pairs_per_request\x18\x07 \x01(\x05\x12!\n\x19max_characters_per_report\x18\x08 \x01(\x05\x1a/\n\rVersionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x32\xc2\x02\n\rRewardService\x12\x46\n\x05Score\x12\x1d.lmrrg.reward.v1.ScoreRequest\x1a\x1e.lmrrg.reward.v1.ScoreResponse\x12P\n\x0bScoreStream\x12\x1d.lmrrg.reward.v1.ScoreRequest\x1a\x1e.lmrrg.reward.v1.ScoreResponse(\x01\x30\x01\x12\x46\n\x05Label\x12\x1d.lmrrg.reward.v1.LabelRequest\x1a\x1e.lmrrg.reward.v1.LabelResponse\x12O\n\x08\x44\x65scribe\x12 .lmrrg.reward.v1.DescribeRequest\x1a!.lmrrg.reward.v1.DescribeResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x13protos/reward.proto\x12\x0flmrrg.reward.v1\"-\n\x04Pair\x12\x11\n\treference\x18\x01 \x01(\t\x12\x12\n\nhypothesis\x18\x02 \x01(\t\"H\n\x0cScoreRequest\x12$\n\x05pairs\x18\x01 \x03(\x0b\x32\x15.lmrrg.reward.v1.Pair\x12\x12\n\ncomponents\x18\x02 \x03(\t\"\x8d\x01\n\tPairScore\x12>\n\ncomponents\x18\x01 \x03(\x0b\x32*.lmrrg.reward.v1.PairScore.ComponentsEntry\x12\r\n\x05\x65rror\x18\x02 \x01(\t\x1a\x31\n\x0f\x43omponentsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"\x88\x01\n\rScoreResponse\x12*\n\x06scores\x18\x01 \x03(\x0b\x32\x1a.lmrrg.reward.v1.PairScore\x12\x0f\n\x07\x62\x61\x63kend\x18\x02 \x01(\t\x12\x12\n\ndefinition\x18\x03 \x01(\t\x12&\n\x06models\x18\x04 \x03(\x0b\x32\x16.lmrrg.reward.v1.Model\"\x1d\n\x0cLabelRequest\x12\r\n\x05texts\x18\x01 \x03(\t\",\n\nTextLabels\x12\x0f\n\x07\x63lasses\x18\x01 \x03(\x05\x12\r\n\x05\x65rror\x18\x02 \x01(\t\"\x89\x01\n\rLabelResponse\x12+\n\x06labels\x18\x01 \x03(\x0b\x32\x1b.lmrrg.reward.v1.TextLabels\x12\x0f\n\x07\x62\x61\x63kend\x18\x02 \x01(\t\x12\x12\n\ndefinition\x18\x03 \x01(\t\x12&\n\x06models\x18\x04 \x03(\x0b\x32\x16.lmrrg.reward.v1.Model\"6\n\x0e\x45xplainRequest\x12$\n\x05pairs\x18\x01 \x03(\x0b\x32\x15.lmrrg.reward.v1.Pair\"N\n\x08Relation\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x0e\n\x06target\x18\x02 \x01(\t\x12\x14\n\x0ctarget_label\x18\x03 \x01(\t\x12\x0e\n\x06\x63redit\x18\x04 \x01(\x01\"\xa9\x01\n\x06\x45ntity\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05label\x18\x02 \x01(\t\x12\r\n\x05start\x18\x03 \x01(\x05\x12\x0b\n\x03\x65nd\x18\x04 \x01(\x05\x12\x0e\n\x06\x63redit\x18\x05 \x01(\x01\x12\x18\n\x0b\x63ounterpart\x18\x06 \x01(\x05H\x00\x88\x01\x01\x12,\n\trelations\x18\x07 \x03(\x0b\x32\x19.lmrrg.reward.v1.RelationB\x0e\n\x0c_counterpart\"y\n\x0fPairExplanation\x12*\n\treference\x18\x01 \x03(\x0b\x32\x17.lmrrg.reward.v1.Entity\x12+\n\nhypothesis\x18\x02 \x03(\x0b\x32\x17.lmrrg.reward.v1.Entity\x12\r\n\x05\x65rror\x18\x03 \x01(\t\"\x96\x01\n\x0f\x45xplainResponse\x12\x36\n\x0c\x65xplanations\x18\x01 \x03(\x0b\x32 .lmrrg.reward.v1.PairExplanation\x12\x0f\n\x07\x62\x61\x63kend\x18\x02 \x01(\t\x12\x12\n\ndefinition\x18\x03 \x01(\t\x12&\n\x06models\x18\x04 \x03(\x0b\x32\x16.lmrrg.reward.v1.Model\"\x11\n\x0f\x44\x65scribeRequest\"%\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06sha256\x18\x02 \x01(\t\"\xba\x02\n\x10\x44\x65scribeResponse\x12\x0f\n\x07\x62\x61\x63kend\x18\x01 \x01(\t\x12\x12\n\ndefinition\x18\x02 \x01(\t\x12\x0f\n\x07\x66ormula\x18\x03 \x01(\t\x12\x12\n\ncomponents\x18\x04 \x03(\t\x12&\n\x06models\x18\x05 \x03(\x0b\x32\x16.lmrrg.reward.v1.Model\x12\x41\n\x08versions\x18\x06 \x03(\x0b\x32/.lmrrg.reward.v1.DescribeResponse.VersionsEntry\x12\x1d\n\x15max_pairs_per_request\x18\x07 \x01(\x05\x12!\n\x19max_characters_per_report\x18\x08 \x01(\x05\x1a/\n\rVersionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x32\x90\x03\n\rRewardService\x12\x46\n\x05Score\x12\x1d.lmrrg.reward.v1.ScoreRequest\x1a\x1e.lmrrg.reward.v1.ScoreResponse\x12P\n\x0bScoreStream\x12\x1d.lmrrg.reward.v1.ScoreRequest\x1a\x1e.lmrrg.reward.v1.ScoreResponse(\x01\x30\x01\x12\x46\n\x05Label\x12\x1d.lmrrg.reward.v1.LabelRequest\x1a\x1e.lmrrg.reward.v1.LabelResponse\x12L\n\x07\x45xplain\x12\x1f.lmrrg.reward.v1.ExplainRequest\x1a .lmrrg.reward.v1.ExplainResponse\x12O\n\x08\x44\x65scribe\x12 .lmrrg.reward.v1.DescribeRequest\x1a!.lmrrg.reward.v1.DescribeResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -51,14 +51,24 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_TEXTLABELS']._serialized_end=519
   _globals['_LABELRESPONSE']._serialized_start=522
   _globals['_LABELRESPONSE']._serialized_end=659
-  _globals['_DESCRIBEREQUEST']._serialized_start=661
-  _globals['_DESCRIBEREQUEST']._serialized_end=678
-  _globals['_MODEL']._serialized_start=680
-  _globals['_MODEL']._serialized_end=717
-  _globals['_DESCRIBERESPONSE']._serialized_start=720
-  _globals['_DESCRIBERESPONSE']._serialized_end=1034
-  _globals['_DESCRIBERESPONSE_VERSIONSENTRY']._serialized_start=987
-  _globals['_DESCRIBERESPONSE_VERSIONSENTRY']._serialized_end=1034
-  _globals['_REWARDSERVICE']._serialized_start=1037
-  _globals['_REWARDSERVICE']._serialized_end=1359
+  _globals['_EXPLAINREQUEST']._serialized_start=661
+  _globals['_EXPLAINREQUEST']._serialized_end=715
+  _globals['_RELATION']._serialized_start=717
+  _globals['_RELATION']._serialized_end=795
+  _globals['_ENTITY']._serialized_start=798
+  _globals['_ENTITY']._serialized_end=967
+  _globals['_PAIREXPLANATION']._serialized_start=969
+  _globals['_PAIREXPLANATION']._serialized_end=1090
+  _globals['_EXPLAINRESPONSE']._serialized_start=1093
+  _globals['_EXPLAINRESPONSE']._serialized_end=1243
+  _globals['_DESCRIBEREQUEST']._serialized_start=1245
+  _globals['_DESCRIBEREQUEST']._serialized_end=1262
+  _globals['_MODEL']._serialized_start=1264
+  _globals['_MODEL']._serialized_end=1301
+  _globals['_DESCRIBERESPONSE']._serialized_start=1304
+  _globals['_DESCRIBERESPONSE']._serialized_end=1618
+  _globals['_DESCRIBERESPONSE_VERSIONSENTRY']._serialized_start=1571
+  _globals['_DESCRIBERESPONSE_VERSIONSENTRY']._serialized_end=1618
+  _globals['_REWARDSERVICE']._serialized_start=1621
+  _globals['_REWARDSERVICE']._serialized_end=2021
 # @@protoc_insertion_point(module_scope)

@@ -75,6 +75,64 @@ class LabelResponse(_message.Message):
     models: _containers.RepeatedCompositeFieldContainer[Model]
     def __init__(self, labels: _Optional[_Iterable[_Union[TextLabels, _Mapping]]] = ..., backend: _Optional[str] = ..., definition: _Optional[str] = ..., models: _Optional[_Iterable[_Union[Model, _Mapping]]] = ...) -> None: ...
 
+class ExplainRequest(_message.Message):
+    __slots__ = ("pairs",)
+    PAIRS_FIELD_NUMBER: _ClassVar[int]
+    pairs: _containers.RepeatedCompositeFieldContainer[Pair]
+    def __init__(self, pairs: _Optional[_Iterable[_Union[Pair, _Mapping]]] = ...) -> None: ...
+
+class Relation(_message.Message):
+    __slots__ = ("kind", "target", "target_label", "credit")
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    TARGET_FIELD_NUMBER: _ClassVar[int]
+    TARGET_LABEL_FIELD_NUMBER: _ClassVar[int]
+    CREDIT_FIELD_NUMBER: _ClassVar[int]
+    kind: str
+    target: str
+    target_label: str
+    credit: float
+    def __init__(self, kind: _Optional[str] = ..., target: _Optional[str] = ..., target_label: _Optional[str] = ..., credit: _Optional[float] = ...) -> None: ...
+
+class Entity(_message.Message):
+    __slots__ = ("name", "label", "start", "end", "credit", "counterpart", "relations")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    LABEL_FIELD_NUMBER: _ClassVar[int]
+    START_FIELD_NUMBER: _ClassVar[int]
+    END_FIELD_NUMBER: _ClassVar[int]
+    CREDIT_FIELD_NUMBER: _ClassVar[int]
+    COUNTERPART_FIELD_NUMBER: _ClassVar[int]
+    RELATIONS_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    label: str
+    start: int
+    end: int
+    credit: float
+    counterpart: int
+    relations: _containers.RepeatedCompositeFieldContainer[Relation]
+    def __init__(self, name: _Optional[str] = ..., label: _Optional[str] = ..., start: _Optional[int] = ..., end: _Optional[int] = ..., credit: _Optional[float] = ..., counterpart: _Optional[int] = ..., relations: _Optional[_Iterable[_Union[Relation, _Mapping]]] = ...) -> None: ...
+
+class PairExplanation(_message.Message):
+    __slots__ = ("reference", "hypothesis", "error")
+    REFERENCE_FIELD_NUMBER: _ClassVar[int]
+    HYPOTHESIS_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    reference: _containers.RepeatedCompositeFieldContainer[Entity]
+    hypothesis: _containers.RepeatedCompositeFieldContainer[Entity]
+    error: str
+    def __init__(self, reference: _Optional[_Iterable[_Union[Entity, _Mapping]]] = ..., hypothesis: _Optional[_Iterable[_Union[Entity, _Mapping]]] = ..., error: _Optional[str] = ...) -> None: ...
+
+class ExplainResponse(_message.Message):
+    __slots__ = ("explanations", "backend", "definition", "models")
+    EXPLANATIONS_FIELD_NUMBER: _ClassVar[int]
+    BACKEND_FIELD_NUMBER: _ClassVar[int]
+    DEFINITION_FIELD_NUMBER: _ClassVar[int]
+    MODELS_FIELD_NUMBER: _ClassVar[int]
+    explanations: _containers.RepeatedCompositeFieldContainer[PairExplanation]
+    backend: str
+    definition: str
+    models: _containers.RepeatedCompositeFieldContainer[Model]
+    def __init__(self, explanations: _Optional[_Iterable[_Union[PairExplanation, _Mapping]]] = ..., backend: _Optional[str] = ..., definition: _Optional[str] = ..., models: _Optional[_Iterable[_Union[Model, _Mapping]]] = ...) -> None: ...
+
 class DescribeRequest(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...

@@ -49,6 +49,11 @@ class RewardServiceStub:
                 request_serializer=protos_dot_reward__pb2.LabelRequest.SerializeToString,
                 response_deserializer=protos_dot_reward__pb2.LabelResponse.FromString,
                 _registered_method=True)
+        self.Explain = channel.unary_unary(
+                '/lmrrg.reward.v1.RewardService/Explain',
+                request_serializer=protos_dot_reward__pb2.ExplainRequest.SerializeToString,
+                response_deserializer=protos_dot_reward__pb2.ExplainResponse.FromString,
+                _registered_method=True)
         self.Describe = channel.unary_unary(
                 '/lmrrg.reward.v1.RewardService/Describe',
                 request_serializer=protos_dot_reward__pb2.DescribeRequest.SerializeToString,
@@ -83,6 +88,14 @@ class RewardServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Explain(self, request, context):
+        """The graphs behind the graph component of every pair, in order, and which of their entities and relations agree.
+        Refused as `Score` is, with the same limits.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Describe(self, request, context):
         """What the server computes and with which models.
         """
@@ -107,6 +120,11 @@ def add_RewardServiceServicer_to_server(servicer, server):
                     servicer.Label,
                     request_deserializer=protos_dot_reward__pb2.LabelRequest.FromString,
                     response_serializer=protos_dot_reward__pb2.LabelResponse.SerializeToString,
+            ),
+            'Explain': grpc.unary_unary_rpc_method_handler(
+                    servicer.Explain,
+                    request_deserializer=protos_dot_reward__pb2.ExplainRequest.FromString,
+                    response_serializer=protos_dot_reward__pb2.ExplainResponse.SerializeToString,
             ),
             'Describe': grpc.unary_unary_rpc_method_handler(
                     servicer.Describe,
@@ -195,6 +213,33 @@ class RewardService:
             '/lmrrg.reward.v1.RewardService/Label',
             protos_dot_reward__pb2.LabelRequest.SerializeToString,
             protos_dot_reward__pb2.LabelResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Explain(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lmrrg.reward.v1.RewardService/Explain',
+            protos_dot_reward__pb2.ExplainRequest.SerializeToString,
+            protos_dot_reward__pb2.ExplainResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -1,4 +1,4 @@
-"""`python -m reward_server serve|score|describe|gallery|weights|scale`."""
+"""`python -m reward_server serve|score|describe|gallery|weights|ui|scale`."""
 
 import sys
 

@@ -21,8 +21,9 @@ from protos import reward_pb2, reward_pb2_grpc
 from reward_server import calls
 from reward_server.calls import SERVICE, Checks, Endpoint, Step
 from reward_server.errors import PairError, RewardError
+from reward_server.explanation import Explanation
 from reward_server.pairs import Answer, Score
-from reward_server.questions import LABELS, SCORES, Question
+from reward_server.questions import EXPLANATIONS, LABELS, SCORES, Question
 from reward_server.scorer import Description, Labels, Pair
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ T = TypeVar("T")
 
 
 class AsyncRewardClient:
-    """Scores pairs and labels texts on one or more reward servers; make it in the event loop that uses it.
+    """Scores and explains pairs and labels texts on one or more reward servers; make it in the event loop that uses it.
 
     `addresses`: "host:port" each. `timeout_s`: deadline of a call, retries included. An asynchronous context manager.
     """
@@ -56,6 +57,12 @@ class AsyncRewardClient:
     async def score_each(self, pairs: Sequence[Pair]) -> list[Answer]:
         """Like `score`, with a PairError in the place of every pair that can't be scored."""
         return await self._answers(SCORES, pairs)
+
+    async def explain(self, pairs: Sequence[Pair]) -> list[Explanation]:
+        """The graphs behind the graph component of every pair, and what of them agrees, in order; RewardError if any is
+        missing at the deadline."""
+        answers = await self._answers(EXPLANATIONS, pairs)
+        return EXPLANATIONS.values_of(answers)
 
     async def label(self, texts: Sequence[str]) -> list[Labels]:
         """The classes of every text, in the order of `reward_server.text.labels.LABELS`: 0 blank, 1 positive,

@@ -1,9 +1,9 @@
 """Dynamic batching: requests of many callers share the scorer's thread, a batch at a time.
 
-Contract: an item is a pair to score or a text to label; a batch has one kind of them, and the scorer does one thing at
-a time. Every item of a request is done once and its outcome comes in order. A batch takes a slice of each waiting
-request in turn, so a small request does not wait for a big one to end. An item that the scorer fails on, or a
-pair scored with a value that is not finite, has an error as its outcome; the others of its batch have theirs. What
+Contract: an item is a pair to score or to explain, or a text to label; a batch has one kind of them, and the scorer
+does one thing at a time. Every item of a request is done once and its outcome comes in order. A batch takes a slice of
+each waiting request in turn, so a small request does not wait for a big one to end. An item that the scorer fails on,
+or a pair scored with a value that is not finite, has an error as its outcome; the others of its batch have theirs. What
 waits is bounded in items and in characters; more is refused at once. Work of callers that went away is dropped, and
 takes no room. A scorer that fails on everything, as with a GPU that is lost, is not asked again: that is no fault of
 the items.
@@ -21,8 +21,9 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 from reward_server.errors import PairError
+from reward_server.explanation import Explained
 from reward_server.metrics import Metrics
-from reward_server.pairs import Answer, Labelled, Score, label_each, score_each
+from reward_server.pairs import Answer, Labelled, Score, explain_each, label_each, score_each
 from reward_server.scorer import Pair, Scorer
 
 _LOG = logging.getLogger(__name__)
@@ -113,6 +114,10 @@ class Batcher:
         """The outcome of all pairs, in order. Raises QueueFullError, StoppingError or BrokenError."""
         return await self._queue(self._score, pairs)
 
+    async def explain(self, pairs: Sequence[Pair]) -> list[Explained]:
+        """The explanation of all pairs; waits, is bounded and fails like `score`."""
+        return await self._queue(self._explain, pairs)
+
     async def label(self, texts: Sequence[str]) -> list[Labelled]:
         """The labels of all texts; waits, is bounded and fails like `score`."""
         return await self._queue(self._label, texts)
@@ -197,6 +202,12 @@ class Batcher:
     def _score(self, pairs: Sequence[Pair]) -> list[Answer]:
         """Runs in the scorer's thread. Raises BrokenError."""
         outcomes = score_each(self._timed, pairs)
+        self._check_scorer(outcomes)
+        return outcomes
+
+    def _explain(self, pairs: Sequence[Pair]) -> list[Explained]:
+        """Runs in the scorer's thread. Raises BrokenError."""
+        outcomes = explain_each(self._scorer.explain, pairs)
         self._check_scorer(outcomes)
         return outcomes
 

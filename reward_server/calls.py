@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 SERVICE = reward_pb2.DESCRIPTOR.services_by_name["RewardService"].full_name
 
+Response = reward_pb2.ScoreResponse | reward_pb2.LabelResponse | reward_pb2.ExplainResponse
 I = TypeVar("I")  # noqa: E741
 V = TypeVar("V")
 
@@ -148,9 +149,7 @@ class Checks:
         self._lock = threading.Lock()
         self._origin: _Origin | None = None
 
-    def answers(
-        self, question: Question[I, V], response: reward_pb2.ScoreResponse | reward_pb2.LabelResponse, items: int
-    ) -> list[V | PairError]:
+    def answers(self, question: Question[I, V], response: Response, items: int) -> list[V | PairError]:
         """What the response says of every item; RewardError if it is incomplete, impossible, or of another origin."""
         self._check_origin(response.backend, response.definition, response.models)
         answers = question.read(response)

@@ -1,4 +1,4 @@
-"""The command line: serve, score files, describe, manage weights, scale workers, show the gallery of reward hacks.
+"""The command line: serve, score files, describe, show a page, manage weights, scale workers, the gallery of hacks.
 
 Contract: exit status 0; 1 if some pairs have no score; 2, with one line on stderr that names the file, line, field or
 flag and the way out, for an error of the user or a server that can't be reached. A command loads only what it needs.
@@ -12,18 +12,21 @@ import dataclasses
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
-from reward_server.backends import BACKENDS
 from reward_server.errors import RewardError, RewardSetupError
-from reward_server.scorer import ScorerOptions
-from reward_server.threads import set_threads
+from reward_server.source_cli import (
+    add_backend_arguments,
+    add_source_arguments,
+    opened_source,
+    port,
+    positive,
+    scorer_options,
+)
 
 if TYPE_CHECKING:
-    from reward_server.scoring import Source
-    from reward_server.security import ClientSecurity
     from reward_server.tables import Rows
 
 _IN_FLIGHT = 8  # batches on their way to servers at a time
@@ -63,9 +66,10 @@ def _commands() -> dict[str, _Command]:
     return {
         "serve": _Command("serve over gRPC until interrupted", _serve_arguments, _serve),
         "score": _Command("score a file of pairs", _score_arguments, _score),
-        "describe": _Command("print what is computed and with which models", _source_arguments, _describe),
+        "describe": _Command("print what is computed and with which models", add_source_arguments, _describe),
         "gallery": _Command("score a fixed gallery of reward hacks", _gallery_arguments, _gallery),
         "weights": _Command("fetch or check the weights of `published`", _weights_arguments, _weights),
+        "ui": _Command("compare two reports in a browser on this machine", _ui_arguments, _ui),
         "scale": _Command("set the number of reward workers of a Ray cluster", _scale_arguments, _scale),
     }
 
@@ -80,104 +84,6 @@ def _parser(commands: dict[str, _Command], chosen: str | None) -> argparse.Argum
         if name == chosen:
             command.add_arguments(subparser)
     return parser
-
-
-# --- arguments that commands share ------------------------------------------------------------------------------------
-
-
-def _backend_arguments(parser: argparse.ArgumentParser, *, required: bool) -> None:
-    parser.add_argument("--backend", choices=BACKENDS, required=required, help="what scores, in this process")
-    parser.add_argument("--weights", metavar="DIR", help="folder of the weights (see the command `weights`)")
-    parser.add_argument(
-        "--radgraph", default="radgraph", metavar="NAME", help="RadGraph archive in DIR (default: %(default)s)"
-    )
-    parser.add_argument("--device", default="cpu", help="torch device, as cuda:0 (default: %(default)s)")
-    parser.add_argument(
-        "--dtype",
-        choices=("float32", "bfloat16", "float16"),
-        default="float32",
-        help="of the encoders; others than float32 drift a little and need a GPU (default: %(default)s)",
-    )
-    parser.add_argument("--idf", metavar="FILE", help="corpus of BERTScore's idf, a report a line (default: no idf)")
-    parser.add_argument("--threads", type=_positive, metavar="N", help="torch threads (default: all cores)")
-
-
-def _source_arguments(parser: argparse.ArgumentParser) -> None:
-    _backend_arguments(parser, required=False)
-    parser.add_argument("--address", metavar="HOST:PORT[,...]", help="ask these servers instead of a backend here")
-    parser.add_argument("--wait", type=float, default=10.0, metavar="S", help="seconds for a server to be ready (10)")
-    parser.add_argument("--timeout", type=float, default=600.0, metavar="S", help="seconds for a request (600)")
-    parser.add_argument("--tls-ca", metavar="FILE", help="certificates that vouch for the servers (PEM)")
-    parser.add_argument("--tls-cert", metavar="FILE", help="certificate of this client, for mutual TLS (PEM)")
-    parser.add_argument("--tls-key", metavar="FILE", help="key of this client's certificate (PEM)")
-    parser.add_argument("--tls-server-name", metavar="NAME", help="name in the servers' certificates (default: host)")
-    parser.add_argument("--token-file", metavar="FILE", help="file with the bearer token that the servers ask for")
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError("must be at least 1")
-    return value
-
-
-def _port(text: str) -> int:
-    value = int(text)
-    if not 0 <= value < 2**16:
-        raise argparse.ArgumentTypeError("must be between 0 and 65535")
-    return value
-
-
-def _check_unused(args: argparse.Namespace) -> None:
-    """What would be ignored is refused: the scores would not be those that were asked for."""
-    asked = ScorerOptions("", args.weights, args.radgraph, args.device, args.dtype, args.idf)
-    if asked == ScorerOptions(""):
-        return
-    if args.backend is None:
-        raise RewardSetupError(
-            "--weights, --radgraph, --device, --dtype and --idf are for --backend: servers have theirs"
-        )
-    if args.backend == "embedded":
-        raise RewardSetupError("--weights, --radgraph, --device, --dtype and --idf mean nothing to --backend embedded")
-
-
-def _scorer_options(args: argparse.Namespace) -> ScorerOptions:
-    """Also sets the threads, which torch reads once, when it is loaded."""
-    _check_unused(args)
-    if "torch" not in sys.modules:  # a program that calls `main` may have loaded it, and keeps its threads
-        set_threads(args.threads or len(os.sched_getaffinity(0)))
-    return ScorerOptions(args.backend, args.weights, args.radgraph, args.device, args.dtype, args.idf)
-
-
-@contextmanager
-def _opened_source(args: argparse.Namespace) -> Iterator[Source]:
-    """What scores: servers or a backend in this process."""
-    if (args.address is None) == (args.backend is None):
-        raise RewardSetupError("choose what scores: either --backend (in this process) or --address (servers)")
-    if args.address:
-        _check_unused(args)
-        from reward_server.client import RewardClient
-
-        with RewardClient(args.address.split(","), args.timeout, _client_security(args)) as client:
-            client.wait_until_serving(args.wait)
-            yield client
-    else:
-        from reward_server.backends import create_scorer
-        from reward_server.scoring import LocalSource
-
-        yield LocalSource(create_scorer(_scorer_options(args)))
-
-
-def _client_security(args: argparse.Namespace) -> ClientSecurity:
-    from reward_server.security import ClientSecurity
-
-    return ClientSecurity.from_files(
-        ca=args.tls_ca,
-        certificate=args.tls_cert,
-        key=args.tls_key,
-        token=args.token_file,
-        server_name=args.tls_server_name,
-    )
 
 
 # --- score ------------------------------------------------------------------------------------------------------------
@@ -206,7 +112,7 @@ def _score_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="COMPONENT=W",
         help="another reward: the sum of W times component; may be repeated",
     )
-    _source_arguments(parser)
+    add_source_arguments(parser)
 
 
 def _weight(text: str) -> tuple[str, float]:
@@ -224,7 +130,7 @@ def _score(args: argparse.Namespace) -> int:
 
     inputs = [path for path in (args.input, args.references, args.hypotheses) if path]
     tables.check_output(args.output, overwrite=args.overwrite, inputs=inputs)
-    with _opened_rows(args) as rows, progress() as shown, _opened_source(args) as source:
+    with _opened_rows(args) as rows, progress() as shown, opened_source(args) as source:
         about = source.describe()
         cfg = plain_reward(about, clip=args.clip, weights=dict(args.weight))
         with tables.open_scores(args.output, overwrite=args.overwrite) as target:
@@ -258,23 +164,23 @@ def _opened_rows(args: argparse.Namespace) -> AbstractContextManager[Rows]:
 
 
 def _serve_arguments(parser: argparse.ArgumentParser) -> None:
-    _backend_arguments(parser, required=True)
+    add_backend_arguments(parser, required=True)
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on; others than this machine need TLS")
-    parser.add_argument("--port", type=_port, default=50051, help="0 picks a free one (default: %(default)s)")
-    parser.add_argument("--metrics-port", type=_port, metavar="PORT", help="Prometheus metrics (default: none)")
+    parser.add_argument("--port", type=port, default=50051, help="0 picks a free one (default: %(default)s)")
+    parser.add_argument("--metrics-port", type=port, metavar="PORT", help="Prometheus metrics (default: none)")
     parser.add_argument("--metrics-host", default="127.0.0.1", help="address of the metrics (default: %(default)s)")
     parser.add_argument("--tls-cert", metavar="FILE", help="certificate of this server (PEM)")
     parser.add_argument("--tls-key", metavar="FILE", help="key of the certificate (PEM)")
     parser.add_argument("--tls-client-ca", metavar="FILE", help="mutual TLS: who vouches for clients (PEM)")
     parser.add_argument("--token-file", metavar="FILE", help="file with the bearer token that clients must send")
-    parser.add_argument("--max-pairs", type=_positive, metavar="N", help="most pairs of a request (default: 1024)")
-    parser.add_argument("--max-characters", type=_positive, metavar="N", help="longest report (default: 16000)")
-    parser.add_argument("--max-queue", type=_positive, metavar="N", help="most pairs that wait (default: 8192)")
+    parser.add_argument("--max-pairs", type=positive, metavar="N", help="most pairs of a request (default: 1024)")
+    parser.add_argument("--max-characters", type=positive, metavar="N", help="longest report (default: 16000)")
+    parser.add_argument("--max-queue", type=positive, metavar="N", help="most pairs that wait (default: 8192)")
     parser.add_argument("--log-format", choices=("text", "json"), default="text", help="(default: %(default)s)")
 
 
 def _serve(args: argparse.Namespace) -> int:
-    options = _scorer_options(args)
+    options = scorer_options(args)
     from reward_server.security import ServerSecurity
     from reward_server.server import ServeOptions, serve
     from reward_server.service import Limits
@@ -290,20 +196,20 @@ def _serve(args: argparse.Namespace) -> int:
 
 
 def _describe(args: argparse.Namespace) -> int:
-    with _opened_source(args) as source:
+    with opened_source(args) as source:
         print(json.dumps(dataclasses.asdict(source.describe()), indent=2))
     return 0
 
 
 def _gallery_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--clip", type=float, metavar="X", help="cut the composite at X from above, as 3")
-    _source_arguments(parser)
+    add_source_arguments(parser)
 
 
 def _gallery(args: argparse.Namespace) -> int:
     from reward_server.gallery import markdown, score_gallery
 
-    with _opened_source(args) as source:
+    with opened_source(args) as source:
         print(markdown(source.describe(), score_gallery(source, clip=args.clip)))
     return 0
 
@@ -318,6 +224,18 @@ def _weights(args: argparse.Namespace) -> int:
     from reward_server.radcliq.weights_cli import weights_main
 
     return weights_main(args)
+
+
+def _ui_arguments(parser: argparse.ArgumentParser) -> None:
+    from reward_server.page.page_cli import add_ui_parser
+
+    add_ui_parser(parser)
+
+
+def _ui(args: argparse.Namespace) -> int:
+    from reward_server.page.page_cli import ui_main
+
+    return ui_main(args)
 
 
 def _scale_arguments(parser: argparse.ArgumentParser) -> None:

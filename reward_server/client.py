@@ -23,9 +23,10 @@ from protos import reward_pb2
 from reward_server import calls
 from reward_server.calls import SERVICE, Checks, Endpoint, Step
 from reward_server.errors import PairError, RewardError
+from reward_server.explanation import Explanation
 from reward_server.links import Link, Links, Timer
 from reward_server.pairs import Answer, Score
-from reward_server.questions import LABELS, SCORES, Question
+from reward_server.questions import EXPLANATIONS, LABELS, SCORES, Question
 from reward_server.scorer import Description, Labels, Pair
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ V = TypeVar("V")
 
 
 class RewardClient:
-    """Scores pairs and labels texts on one or more reward servers.
+    """Scores and explains pairs and labels texts on one or more reward servers.
 
     `addresses`: "host:port" each. `timeout_s`: deadline of a call, retries included. A context manager.
     """
@@ -75,6 +76,11 @@ class RewardClient:
     def submit_each(self, pairs: Sequence[Pair]) -> Future[list[Answer]]:
         """`score_each` without waiting."""
         return self._submit(SCORES, pairs)
+
+    def explain(self, pairs: Sequence[Pair]) -> list[Explanation]:
+        """The graphs behind the graph component of every pair, and what of them agrees, in order; RewardError if any is
+        missing at the deadline."""
+        return EXPLANATIONS.values_of(self._submit(EXPLANATIONS, pairs).result())
 
     def label(self, texts: Sequence[str]) -> list[Labels]:
         """The classes of every text, in the order of `reward_server.text.labels.LABELS`: 0 blank, 1 positive,

@@ -24,7 +24,7 @@ class Metrics:
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         self.requests = self._counter("requests", "Requests, by the status they ended with", ("method", "status"))
-        self.pairs = self._counter("pairs", "Pairs, by outcome: scored or error", ("outcome",))
+        self.pairs = self._counter("pairs", "Pairs, by outcome: scored, explained or error", ("outcome",))
         self.texts = self._counter("texts", "Texts, by outcome: labelled or error", ("outcome",))
         self.dropped = self._counter("dropped_pairs", "Pairs, and texts to label, whose caller went away", ())
         self.batch_pairs = self._histogram("batch_pairs", "Pairs scored together", _BATCH_SIZES)

@@ -1,4 +1,5 @@
-"""Which pairs and texts can be scored or labelled, and doing so around those that can't: here and in a server alike.
+"""Which pairs and texts can be scored, explained or labelled, and doing so around those that can't: here and in a
+server alike.
 
 Contract: a reason names the field, component or kind of failure and quotes no report.
 """
@@ -11,6 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from reward_server.errors import PairError
+from reward_server.explanation import Explained, Explanation
 from reward_server.scorer import Labels, Pair
 
 Score = dict[str, float]
@@ -46,6 +48,11 @@ def text_size_or_error(text: str, name: str = "text") -> int | PairError:
 def score_each(score: Callable[[Sequence[Pair]], list[Score]], pairs: Sequence[Pair]) -> list[Answer]:
     """The scores of all pairs, in order. A batch that fails is halved until the pairs that fail stand alone."""
     return _each(lambda part: [_finite(components) for components in score(part)], pairs, "pair")
+
+
+def explain_each(explain: Callable[[Sequence[Pair]], list[Explanation]], pairs: Sequence[Pair]) -> list[Explained]:
+    """The explanations of all pairs, like `score_each`."""
+    return _each(lambda part: [*explain(part)], pairs, "pair")
 
 
 def label_each(label: Callable[[Sequence[str]], list[Labels]], texts: Sequence[str]) -> list[Labelled]:

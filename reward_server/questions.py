@@ -1,4 +1,4 @@
-"""What the clients ask about a list of items, which is all in which scoring and labelling differ for them.
+"""What the clients ask about a list of items, which is all in which scoring, explaining and labelling differ for them.
 
 Contract: pure functions. A request keeps gRPC's limit of a message, and an answer is read only if it is complete and
 its values are possible.
@@ -13,6 +13,7 @@ from typing import Any, Generic, TypeVar
 
 from protos import reward_pb2
 from reward_server.errors import PairError, RewardError
+from reward_server.explanation import Entity, Explained, Explanation, Relation
 from reward_server.pairs import Answer, Labelled, Score, size_or_error, text_size_or_error
 from reward_server.scorer import Labels, Pair
 from reward_server.text.labels import LABELS as CONDITIONS
@@ -74,8 +75,8 @@ class Question(Generic[I, V]):
         return [answer for answer in answers if not isinstance(answer, PairError)]
 
 
-def _score_request(pairs: Sequence[Pair]) -> reward_pb2.ScoreRequest:
-    return reward_pb2.ScoreRequest(pairs=[reward_pb2.Pair(reference=a, hypothesis=b) for a, b in pairs])
+def _messages(pairs: Sequence[Pair]) -> list[reward_pb2.Pair]:
+    return [reward_pb2.Pair(reference=reference, hypothesis=hypothesis) for reference, hypothesis in pairs]
 
 
 def _read_scores(response: reward_pb2.ScoreResponse) -> list[Answer]:
@@ -90,6 +91,33 @@ def _read_scores(response: reward_pb2.ScoreResponse) -> list[Answer]:
             if not math.isfinite(value):
                 raise RewardError(f"a score is not finite: {name} is {value}")
     return answers
+
+
+def _read_explanations(response: reward_pb2.ExplainResponse) -> list[Explained]:
+    return [PairError(one.error) if one.error else _read_explanation(one) for one in response.explanations]
+
+
+def _read_explanation(message: reward_pb2.PairExplanation) -> Explanation:
+    graphs = [message.reference, message.hypothesis]
+    for own, other in (graphs, graphs[::-1]):
+        for one in own:
+            if not -1 <= one.credit <= 1 or not 0 <= one.start <= one.end:
+                raise RewardError(f"an entity can't have the credit {one.credit} and the place {one.start}-{one.end}")
+            if one.HasField("counterpart") and not 0 <= one.counterpart < len(other):
+                raise RewardError(f"an entity's counterpart is {one.counterpart} of {len(other)}")
+    return Explanation(*(tuple(map(_read_entity, graph)) for graph in graphs))
+
+
+def _read_entity(message: reward_pb2.Entity) -> Entity:
+    return Entity(
+        name=message.name,
+        label=message.label,
+        start=message.start,
+        end=message.end,
+        credit=message.credit,
+        counterpart=message.counterpart if message.HasField("counterpart") else None,
+        relations=tuple(Relation(one.kind, one.target, one.target_label, one.credit) for one in message.relations),
+    )
 
 
 def _read_labels(response: reward_pb2.LabelResponse) -> list[Labelled]:
@@ -108,8 +136,17 @@ SCORES: Question[Pair, Score] = Question(
     value="score",
     fields="reference and hypothesis",
     size=size_or_error,
-    request=_score_request,
+    request=lambda pairs: reward_pb2.ScoreRequest(pairs=_messages(pairs)),
     read=_read_scores,
+)
+EXPLANATIONS: Question[Pair, Explanation] = Question(
+    method="Explain",
+    item="pair",
+    value="explanation",
+    fields="reference and hypothesis",
+    size=size_or_error,
+    request=lambda pairs: reward_pb2.ExplainRequest(pairs=_messages(pairs)),
+    read=_read_explanations,
 )
 LABELS: Question[str, Labels] = Question(
     method="Label",

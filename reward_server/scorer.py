@@ -1,4 +1,4 @@
-"""What a backend is: anything that scores pairs of reports, labels reports and describes itself.
+"""What a backend is: anything that scores pairs of reports and explains that, labels reports and describes itself.
 
 Contract: one module a backend in `reward_server.backends`; a backend knows nothing of gRPC, batching or processes.
 """
@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
+
+from reward_server.explanation import Explanation
 
 Pair = tuple[str, str]  # (reference, hypothesis)
 Labels = tuple[int, ...]  # a class for each of `reward_server.text.labels.LABELS`: blank, positive, negative, uncertain
@@ -57,6 +59,10 @@ class Scorer(Protocol):
 
     def label(self, texts: Sequence[str]) -> list[Labels]:
         """The 14 labels of every text, in order. A text's labels must not depend on the other texts."""
+        ...
+
+    def explain(self, pairs: Sequence[Pair]) -> list[Explanation]:
+        """The graphs that `score` compares and what they share, of every pair, in order, whatever the other pairs."""
         ...
 
     def statistics(self) -> Mapping[str, float]:

@@ -17,6 +17,7 @@ from typing import Protocol
 
 from configs.schema import RewardConfig
 from reward_server.errors import PairError, RewardSetupError
+from reward_server.explanation import Explanation
 from reward_server.pairs import Answer, score_each, size_or_error
 from reward_server.scorer import Description, Pair, Scorer
 from reward_server.spec import COMPOSITES, reward_from_components
@@ -31,6 +32,8 @@ class Source(Protocol):
     def describe(self) -> Description: ...
 
     def submit_each(self, pairs: Sequence[Pair]) -> Future[list[Answer]]: ...
+
+    def explain(self, pairs: Sequence[Pair]) -> list[Explanation]: ...
 
 
 class LocalSource:
@@ -51,6 +54,13 @@ class LocalSource:
         result: Future[list[Answer]] = Future()
         result.set_result([next(scored) if isinstance(size, int) else size for size in sizes])
         return result
+
+    def explain(self, pairs: Sequence[Pair]) -> list[Explanation]:
+        """Explains at once; PairError for a pair that can't be."""
+        for pair in pairs:
+            if isinstance(error := size_or_error(pair), PairError):
+                raise error
+        return self._scorer.explain(pairs)
 
 
 def plain_reward(

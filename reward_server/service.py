@@ -2,8 +2,8 @@
 
 Contract: a request is answered whole, or refused with its reason: INVALID_ARGUMENT names the field, RESOURCE_EXHAUSTED
 says that the queue is full (try again later), UNAVAILABLE that the server is not ready, stops or has lost its backend
-(ask another). Within an answer each pair has its scores, each text its labels, or an error of its own. Report text is
-never logged above DEBUG or part of an error.
+(ask another). Within an answer each pair has its scores or graphs, each text its labels, or an error of its own.
+Report text is never logged above DEBUG or part of an error.
 """
 
 from __future__ import annotations
@@ -22,19 +22,21 @@ import grpc.aio
 from protos import reward_pb2, reward_pb2_grpc
 from reward_server.batching import Batcher, BrokenError, QueueFullError, StoppingError
 from reward_server.errors import PairError
+from reward_server.explanation import Entity, Explained, Relation
 from reward_server.logs import fields
 from reward_server.metrics import Metrics
 from reward_server.pairs import Answer, Labelled
-from reward_server.scorer import Description
+from reward_server.scorer import Description, Pair
 
 _LOADING = "the server is loading its weights"
 _LOG = logging.getLogger(__name__)
 
 I = TypeVar("I")  # noqa: E741
 A = TypeVar("A")
-R = TypeVar("R", reward_pb2.ScoreResponse, reward_pb2.LabelResponse)
+R = TypeVar("R", reward_pb2.ScoreResponse, reward_pb2.LabelResponse, reward_pb2.ExplainResponse)
 _ScoreContext = grpc.aio.ServicerContext[reward_pb2.ScoreRequest, reward_pb2.ScoreResponse]
 _LabelContext = grpc.aio.ServicerContext[reward_pb2.LabelRequest, reward_pb2.LabelResponse]
+_ExplainContext = grpc.aio.ServicerContext[reward_pb2.ExplainRequest, reward_pb2.ExplainResponse]
 _DescribeContext = grpc.aio.ServicerContext[reward_pb2.DescribeRequest, reward_pb2.DescribeResponse]
 
 
@@ -91,6 +93,11 @@ class RewardService(reward_pb2_grpc.RewardServiceServicer):
     ) -> reward_pb2.LabelResponse:
         return await self._counted("Label", self._labels(request), len(request.texts), context)
 
+    async def Explain(  # noqa: N802
+        self, request: reward_pb2.ExplainRequest, context: _ExplainContext
+    ) -> reward_pb2.ExplainResponse:
+        return await self._counted("Explain", self._explanations(request), len(request.pairs), context)
+
     async def Describe(  # noqa: N802
         self, request: reward_pb2.DescribeRequest, context: _DescribeContext
     ) -> reward_pb2.DescribeResponse:
@@ -134,12 +141,16 @@ class RewardService(reward_pb2_grpc.RewardServiceServicer):
             about = {"request": next(self._numbers), name: items, "errors": errors, "status": status}
             _LOG.info("request", extra=fields(**about, seconds=round(time.monotonic() - started, 4)))
 
-    def _count_outcomes(self, answer: reward_pb2.ScoreResponse | reward_pb2.LabelResponse) -> int:
+    def _count_outcomes(
+        self, answer: reward_pb2.ScoreResponse | reward_pb2.LabelResponse | reward_pb2.ExplainResponse
+    ) -> int:
         """Counts the answer's pairs or texts in the metrics; returns how many are errors."""
         if isinstance(answer, reward_pb2.ScoreResponse):
-            counter, done, failed = self._metrics.pairs, "scored", [bool(score.error) for score in answer.scores]
+            counter, done, failed = self._metrics.pairs, "scored", [bool(one.error) for one in answer.scores]
+        elif isinstance(answer, reward_pb2.ExplainResponse):
+            counter, done, failed = self._metrics.pairs, "explained", [bool(one.error) for one in answer.explanations]
         else:
-            counter, done, failed = self._metrics.texts, "labelled", [bool(labels.error) for labels in answer.labels]
+            counter, done, failed = self._metrics.texts, "labelled", [bool(one.error) for one in answer.labels]
         errors = sum(failed)
         counter.labels("error").inc(errors)
         counter.labels(done).inc(len(failed) - errors)
@@ -153,14 +164,23 @@ class RewardService(reward_pb2_grpc.RewardServiceServicer):
             if component not in about.components:
                 reason = f"components[{i}]: {component!r} is not one of {', '.join(about.components)}"
                 raise _RefusedError(grpc.StatusCode.INVALID_ARGUMENT, reason)
-        pairs = [(pair.reference, pair.hypothesis) for pair in request.pairs]
-        bad = [self._too_long(reference=reference, hypothesis=hypothesis) for reference, hypothesis in pairs]
-        outcomes = await _outcomes(ready.batcher.score, pairs, bad)
+        outcomes = await _outcomes(ready.batcher.score, *self._checked(request.pairs))
         wanted = request.components or about.components
         return reward_pb2.ScoreResponse(
             scores=[_score_message(outcome, wanted) for outcome in outcomes],
             backend=about.backend,
             definition=about.definition,
+            models=ready.models,
+        )
+
+    async def _explanations(self, request: reward_pb2.ExplainRequest) -> reward_pb2.ExplainResponse:
+        ready = self._get_ready()
+        self._check_count("pairs", len(request.pairs))
+        outcomes = await _outcomes(ready.batcher.explain, *self._checked(request.pairs))
+        return reward_pb2.ExplainResponse(
+            explanations=[_explanation_message(outcome) for outcome in outcomes],
+            backend=ready.description.backend,
+            definition=ready.description.definition,
             models=ready.models,
         )
 
@@ -185,6 +205,11 @@ class RewardService(reward_pb2_grpc.RewardServiceServicer):
         if count > self._limits.pairs:
             reason = f"{name}: {count} in one request, the limit is {self._limits.pairs}"
             raise _RefusedError(grpc.StatusCode.INVALID_ARGUMENT, reason)
+
+    def _checked(self, pairs: Sequence[reward_pb2.Pair]) -> tuple[list[Pair], list[PairError | None]]:
+        """The pairs, and what is wrong with each."""
+        bad = [self._too_long(reference=pair.reference, hypothesis=pair.hypothesis) for pair in pairs]
+        return [(pair.reference, pair.hypothesis) for pair in pairs], bad
 
     def _too_long(self, **texts: str) -> PairError | None:
         for name, text in texts.items():
@@ -216,3 +241,29 @@ def _label_message(outcome: Labelled) -> reward_pb2.TextLabels:
     if isinstance(outcome, PairError):
         return reward_pb2.TextLabels(error=str(outcome))
     return reward_pb2.TextLabels(classes=outcome)
+
+
+def _explanation_message(outcome: Explained) -> reward_pb2.PairExplanation:
+    if isinstance(outcome, PairError):
+        return reward_pb2.PairExplanation(error=str(outcome))
+    return reward_pb2.PairExplanation(
+        reference=map(_entity_message, outcome.reference), hypothesis=map(_entity_message, outcome.hypothesis)
+    )
+
+
+def _entity_message(entity: Entity) -> reward_pb2.Entity:
+    return reward_pb2.Entity(
+        name=entity.name,
+        label=entity.label,
+        start=entity.start,
+        end=entity.end,
+        credit=entity.credit,
+        counterpart=entity.counterpart,
+        relations=map(_relation_message, entity.relations),
+    )
+
+
+def _relation_message(relation: Relation) -> reward_pb2.Relation:
+    return reward_pb2.Relation(
+        kind=relation.kind, target=relation.target, target_label=relation.target_label, credit=relation.credit
+    )

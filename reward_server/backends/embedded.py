@@ -11,12 +11,14 @@ from dataclasses import dataclass
 from importlib.metadata import version
 
 from reward_server.cache import LRUCache
+from reward_server.explanation import Explanation
 from reward_server.scorer import Description, Labels, ModelFile, Pair
 from reward_server.spec import RADCLIQ_V1
 from reward_server.text import form
 from reward_server.text.bertscore import Marked, bertscore, join, mark
 from reward_server.text.bleu import bleu2
 from reward_server.text.encoder import SentenceEncoder
+from reward_server.text.explain import explain
 from reward_server.text.graph import graph_f1, positive_f1
 from reward_server.text.labels import label_classes, label_similarity, label_vector
 from reward_server.text.statements import Statement, read_statements
@@ -67,6 +69,10 @@ class EmbeddedScorer:
     def label(self, texts: Sequence[str]) -> list[Labels]:
         """By the rules alone: nothing is encoded or cached."""
         return [_labels(text) for text in texts]
+
+    def explain(self, pairs: Sequence[Pair]) -> list[Explanation]:
+        """By the rules alone, as `label`."""
+        return [explain(*pair) for pair in pairs]
 
     def statistics(self) -> Mapping[str, float]:
         """Reports found in the cache, and not, since the start."""

@@ -19,8 +19,10 @@ import torch
 
 from reward_server.cache import LRUCache
 from reward_server.errors import RewardSetupError
+from reward_server.explanation import Explanation
 from reward_server.radcliq.bertscore import BertScore, Pieces
 from reward_server.radcliq.chexbert import CheXbert, ReportLabels, positive_f1, similarity
+from reward_server.radcliq.radgraph.explain import explain
 from reward_server.radcliq.radgraph.graph import Graph, complete_f1, graph_f1, partial_f1, simple_f1
 from reward_server.radcliq.radgraph.model import RadGraphModel
 from reward_server.radcliq.weights import WeightsFolder, sha256
@@ -102,6 +104,11 @@ class PublishedScorer:
                 found[text] = read.classes
                 self._labels.put(text, read.classes)
         return [labels for text in texts if (labels := found[text]) is not None]
+
+    def explain(self, pairs: Sequence[Pair]) -> list[Explanation]:
+        """RadGraph's graphs. Reports are read as for `score`, and kept for it."""
+        reports = self._read({report for pair in pairs for report in pair})
+        return [explain(*pair, *(reports[report].graph for report in pair)) for pair in pairs]
 
     def statistics(self) -> Mapping[str, float]:
         """Counters since the start: reports found in the cache and not, seconds of each model and of the pairs."""

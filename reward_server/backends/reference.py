@@ -40,6 +40,9 @@ from transformers import AutoConfig, AutoTokenizer, BertModel, PreTrainedTokeniz
 
 from reward_server.backends.published import COMPONENTS
 from reward_server.errors import RewardSetupError
+from reward_server.explanation import Explanation
+from reward_server.radcliq.radgraph.explain import explain
+from reward_server.radcliq.radgraph.graph import from_json
 from reward_server.radcliq.weights import WeightsFolder, load_tensors, sha256, weights_file
 from reward_server.scorer import Description, Labels, ModelFile, Pair, ScorerOptions
 from reward_server.spec import RADCLIQ_V0, RADCLIQ_V1
@@ -88,6 +91,9 @@ class ReferenceScorer:
 
     def label(self, texts: Sequence[str]) -> list[Labels]:
         return [self._chexbert(text)[1] for text in texts]
+
+    def explain(self, pairs: Sequence[Pair]) -> list[Explanation]:
+        return [explain(*pair, *(from_json(self._radgraph(report)) for report in pair)) for pair in pairs]
 
     def statistics(self) -> Mapping[str, float]:
         return {}

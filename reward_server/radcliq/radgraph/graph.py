@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Set
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,21 @@ def to_json(graph: Graph) -> dict[str, object]:
     return {"text": " ".join(graph.tokens), "entities": entities, "data_source": None, "data_split": "inference"}
 
 
+def from_json(found: dict[str, Any]) -> Graph:
+    """What `to_json`, or the package `radgraph`, wrote."""
+    numbers = {number: index for index, number in enumerate(found["entities"])}
+    entities = tuple(
+        Entity(
+            one["start_ix"],
+            one["end_ix"],
+            one["label"],
+            tuple((kind, numbers[target]) for kind, target in one["relations"]),
+        )
+        for one in found["entities"].values()
+    )
+    return Graph(tuple(found["text"].split()), entities)
+
+
 def graph_f1(reference: Graph, hypothesis: Graph) -> RadGraphF1:
     """F1 of the entities {(words, label)} and of the relations {(source entity, target entity, type)}."""
     return RadGraphF1(
@@ -96,30 +112,34 @@ def f1(expected: Set[object], found: Set[object]) -> float:
     return 2 * precision * recall / (precision + recall)
 
 
-def _named(graph: Graph, entity: Entity) -> tuple[str, str]:
+def named(graph: Graph, entity: Entity) -> tuple[str, str]:
+    """(words, label): what an entity is compared by."""
     return graph.text(entity), entity.label
 
 
+def relation_of(graph: Graph, source: Entity, kind: str, target: int) -> tuple[tuple[str, str], tuple[str, str], str]:
+    """(source, target, type): what a relation is compared by."""
+    return named(graph, source), named(graph, graph.entities[target]), kind
+
+
 def _labelled(graph: Graph) -> frozenset[object]:
-    return frozenset(_named(graph, entity) for entity in graph.entities)
+    return frozenset(named(graph, entity) for entity in graph.entities)
 
 
 def _relations(graph: Graph) -> frozenset[object]:
     return frozenset(
-        (_named(graph, entity), _named(graph, graph.entities[target]), kind)
-        for entity in graph.entities
-        for kind, target in entity.relations
+        relation_of(graph, entity, kind, target) for entity in graph.entities for kind, target in entity.relations
     )
 
 
 def _sources(graph: Graph) -> frozenset[object]:
-    return frozenset((*_named(graph, entity), bool(entity.relations)) for entity in graph.entities)
+    return frozenset((*named(graph, entity), bool(entity.relations)) for entity in graph.entities)
 
 
 def _facts(graph: Graph) -> frozenset[object]:
     facts: set[object] = set()
     for entity in graph.entities:
-        words, label = _named(graph, entity)
+        words, label = named(graph, entity)
         if not entity.relations:
             facts.add((words, label))
         for kind, target in entity.relations:

@@ -1,0 +1,99 @@
+"""`python -m actors.ui`: a page for this machine: X-rays to a policy's reports, and two reports to their scores.
+
+Contract: as `reward_server.page.serving`. The second tab is there where --backend or --address says what scores. Exit
+status as `actors.generate`: 2, with one line, for a person's mistake; 130 after Ctrl-C. torch is loaded only after
+flags and files were looked at.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from actors.checkpoint import STAGES, Checkpoint, find_checkpoint
+from actors.writer import ReportWriter
+from reward_server.errors import RewardError, RewardSetupError
+from reward_server.page.page_cli import TIMEOUT_S
+from reward_server.page.serving import PORT, OneThread, page, serve_page
+from reward_server.source_cli import add_source_arguments, opened_source, port
+from rrg.errors import UserError
+
+if TYPE_CHECKING:
+    import gradio as gr
+
+_START_S: Final = 600.0  # to load a policy and build its engine
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Serves until interrupted; returns the exit status."""
+    args = _parser().parse_args(arguments)
+    try:
+        checkpoint = find_checkpoint(Path(args.checkpoint), args.stage)
+        with page(args.timeout) as (blocks, thread), _opened_writer(checkpoint, thread) as writer:
+            _fill(blocks, thread, writer, args)
+    except (UserError, RewardError, RewardSetupError) as error:
+        if args.debug:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(
+        prog="python -m actors.ui",
+        description="A page for this machine: X-rays to reports, reports to scores. For research, not for diagnosis.",
+        epilog="Only the tab of the policy is shown without --backend and --address. docs/ui.md has the rest.",
+    )
+    made.add_argument("--checkpoint", required=True, metavar="RUN", help="run directory of learner.main, or a policy")
+    made.add_argument("--stage", choices=STAGES, help="of a run (the best RL checkpoint, else latest, else warm_start)")
+    made.add_argument("--port", type=port, default=PORT, help="0 picks a free one (default: %(default)s)")
+    made.add_argument("--debug", action="store_true", help="errors with their traceback")
+    add_source_arguments(made.add_argument_group("the tab of two reports"))
+    made.set_defaults(timeout=TIMEOUT_S)
+    return made
+
+
+def _fill(blocks: gr.Blocks, thread: OneThread, writer: ReportWriter, args: argparse.Namespace) -> None:
+    """Both tabs, then serves them."""
+    import gradio as gr
+
+    from actors.page import Reporting, report_tab
+    from reward_server.page.compare import Comparison, compare_tab
+
+    scored = args.backend is not None or args.address is not None
+    with opened_source(args) if scored else nullcontext() as source:
+        with blocks, gr.Tabs():
+            with gr.Tab("X-ray to report"):
+                report_tab(Reporting(writer, thread))
+            if source is not None:
+                with gr.Tab("Two reports"):
+                    compare_tab(Comparison(source, thread))
+        serve_page(blocks, args.port)
+
+
+@contextmanager
+def _opened_writer(checkpoint: Checkpoint, thread: OneThread) -> Iterator[ReportWriter]:
+    """Made, used and closed in the page's thread; what its libraries tell of their own loading is left out."""
+    warnings.simplefilter("ignore")
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    logging.getLogger("vllm.triton_utils").setLevel(logging.ERROR)
+    print(f"checkpoint: {checkpoint.name}; loading takes a while", file=sys.stderr, flush=True)
+    writer = thread.run(lambda: ReportWriter(checkpoint), _START_S)
+    try:
+        yield writer
+    finally:
+        thread.run(writer.close)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

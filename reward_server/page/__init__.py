@@ -1,0 +1,1 @@
+"""The reward in a browser: two reports typed, their components, their graphs, and what of these agrees."""

@@ -1,0 +1,123 @@
+"""The page of a policy, as people use it: a real policy, a real engine, a real browser."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from omegaconf import OmegaConf
+from PIL import Image as PILImage
+from playwright.sync_api import Browser, Page
+
+from configs.schema import Config
+from rrg.data import StudySet
+from rrg.model.build import save_policy
+from tests.actors.conftest import make_policy
+from tests.data.test_dicom import write
+from tests.reward_server.pages import Served, browser, looked_at, served
+
+
+@pytest.fixture(scope="module")
+def run_dir(run_config: Config, studies: StudySet, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("runs") / "run"
+    policy = make_policy(run_config, studies, seed=0)
+    with torch.no_grad():
+        policy.extractor.significance.bias.zero_()  # some regions are significant
+    save_policy(policy, run / "warm_start")
+    OmegaConf.save(OmegaConf.structured(run_config), run / "config.yaml")
+    return run
+
+
+@pytest.fixture(scope="module")
+def xrays(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("xrays")
+    across, down = np.meshgrid(np.arange(240), np.arange(200))
+    grey = (across + down).clip(0, 255).astype(np.uint8)
+    PILImage.fromarray(grey).save(folder / "a.png")
+    write(folder / "c.dcm", grey, bits=8)
+    (folder / "broken.png").write_bytes(b"no picture")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Browser]:
+    with browser() as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def shown(run_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    arguments = ("--checkpoint", str(run_dir), "--backend", "embedded", "--port", "0")
+    with served("actors.ui", *arguments, folder=tmp_path_factory.mktemp("page")) as page:
+        yield page
+
+
+@pytest.fixture
+def page(chromium: Browser, shown: Served) -> Iterator[Page]:
+    with looked_at(chromium, shown.url) as opened:
+        yield opened
+
+
+def write_report(page: Page, *files: Path) -> None:
+    page.set_input_files("#xrays input[type=file]", files)
+    for file in files:
+        page.wait_for_selector(f"#xrays :text('{file.stem}')")
+    page.click("#write")
+
+
+@pytest.mark.parametrize("name", ["a.png", "c.dcm"])
+def test_an_uploaded_xray_gives_the_report_that_the_command_gives(
+    page: Page, run_dir: Path, xrays: Path, name: str
+) -> None:
+    write_report(page, xrays / name)
+    page.wait_for_selector(".seen")
+    report = page.inner_text(".written")
+    assert report
+    command = [sys.executable, "-m", "actors.generate", "--checkpoint", str(run_dir), str(xrays / name)]
+    printed = subprocess.run(command, capture_output=True, text=True, timeout=240, check=True).stdout
+    assert " ".join(printed.split()).startswith(" ".join(report.removesuffix(CUT).split()))
+
+
+CUT = " (cut: the longest report that the policy's run allowed)"
+
+
+def test_every_significant_region_has_a_box_of_its_sentences_colour(page: Page, xrays: Path) -> None:
+    write_report(page, xrays / "a.png")
+    page.wait_for_selector(".seen")
+    boxes = [box.get_attribute("stroke") for box in page.locator(".seen rect").all()]
+    regions = [one.get_attribute("style") for one in page.locator(".seen li").all()]
+    assert boxes
+    assert regions == [f"--region: {colour}" for colour in boxes]
+    assert "frontal: a.png" in page.inner_text(".seen figcaption")
+
+
+def test_what_cannot_be_reported_is_a_message_by_the_uploaded_name(page: Page, shown: Served, xrays: Path) -> None:
+    page.click("#write")
+    assert "No X-ray yet" in page.inner_text(".problem")
+    write_report(page, xrays / "broken.png")
+    page.wait_for_selector(".problem:has-text('broken.png')")
+    assert str(shown.uploads) not in page.inner_text(".problem")
+
+
+def test_two_reports_are_compared_in_the_other_tab(page: Page) -> None:
+    page.get_by_role("tab", name="Two reports").click()
+    page.fill("#reference textarea", "No edema.")
+    page.fill("#hypothesis textarea", "No edema.")
+    page.click("#compare")
+    page.wait_for_selector("td[data-component=graph_f1]:has-text('1.0000')")
+
+
+def test_the_page_of_a_policy_is_heard_on_this_machine_alone(shown: Served) -> None:
+    assert shown.listens_on() == {"127.0.0.1"}
+
+
+def test_a_folder_without_a_policy_is_named(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "actors.ui", "--checkpoint", str(tmp_path / "none")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert f"error: {tmp_path / 'none'}: there is no such folder" in done.stderr
