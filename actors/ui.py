@@ -23,6 +23,7 @@ from reward_server.errors import RewardError, RewardSetupError
 from reward_server.page.page_cli import TIMEOUT_S
 from reward_server.page.serving import PORT, OneThread, page, serve_page
 from reward_server.source_cli import add_source_arguments, opened_source, port
+from rrg.command import add_debug, carry_out
 from rrg.errors import UserError
 
 if TYPE_CHECKING:
@@ -34,17 +35,14 @@ _START_S: Final = 600.0  # to load a policy and build its engine
 def main(arguments: Sequence[str] | None = None) -> int:
     """Serves until interrupted; returns the exit status."""
     args = _parser().parse_args(arguments)
-    try:
-        checkpoint = find_checkpoint(Path(args.checkpoint), args.stage)
-        with page(args.timeout) as (blocks, thread), _opened_writer(checkpoint, thread) as writer:
-            _fill(blocks, thread, writer, args)
-    except (UserError, RewardError, RewardSetupError) as error:
-        if args.debug:
-            raise
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
+    mistakes = (UserError, RewardError, RewardSetupError)
+    return carry_out(lambda: _serve(args), debug=args.debug, mistakes=mistakes)
+
+
+def _serve(args: argparse.Namespace) -> int:
+    checkpoint = find_checkpoint(Path(args.checkpoint), args.stage)
+    with page(args.timeout) as (blocks, thread), _opened_writer(checkpoint, thread) as writer:
+        _fill(blocks, thread, writer, args)
     return 0
 
 
@@ -57,7 +55,7 @@ def _parser() -> argparse.ArgumentParser:
     made.add_argument("--checkpoint", required=True, metavar="RUN", help="run directory of learner.main, or a policy")
     made.add_argument("--stage", choices=STAGES, help="of a run (the best RL checkpoint, else latest, else warm_start)")
     made.add_argument("--port", type=port, default=PORT, help="0 picks a free one (default: %(default)s)")
-    made.add_argument("--debug", action="store_true", help="errors with their traceback")
+    add_debug(made)
     add_source_arguments(made.add_argument_group("the tab of two reports"))
     made.set_defaults(timeout=TIMEOUT_S)
     return made

@@ -24,6 +24,7 @@ COMMANDS = {
         "--output",
         "no.csv",
     ],
+    "actors.ui": ["--checkpoint", "nowhere"],
     "actors.generate": ["--checkpoint", "nowhere", "no.png"],
     "learner.report": ["nowhere"],
     "learner.compare": ["nowhere", "elsewhere"],
