@@ -188,7 +188,7 @@ def test_a_data_set_brings_controls_and_a_constant_is_not_told_from_its_exchange
     assert "lungs are clear" not in table.read_text()
     assert np.mean([float(row["reward"]) for row in rows]) == pytest.approx(reward["value"])
     worst = min(rows, key=lambda row: float(row["reward"]))
-    first_id = html.split("<h2>")[1].split("</h2>")[0]
+    first_id = html.split('data-id="')[1].split('"')[0]
     assert first_id == worst["id"]
     result(tmp_path, "--predictions", str(constant), *places, "--backend", "none", "--worst", str(sheet))
     assert PILImage.open(sheet).width > 300
