@@ -10,8 +10,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from omegaconf import OmegaConf
+from PIL import Image as PILImage
 
 from actors.engine import RolloutEngine
 from actors.env import rollout_env
@@ -24,6 +27,7 @@ from rrg.data import StudySet, load_studies
 from rrg.model.backbone import make_store
 from rrg.model.build import build_policy, save_policy
 from rrg.model.policy import ReportPolicy
+from tests.data.test_dicom import write
 
 HIDDEN, VOCAB, EOS = 64, 120, 2
 
@@ -216,3 +220,26 @@ def make_request(studies: StudySet, weights: WeightsRef, score: bool = True, sam
 
 def same(a: Trajectory, b: Trajectory) -> bool:
     return (a.token_ids.tobytes(), a.logprobs.tobytes()) == (b.token_ids.tobytes(), b.logprobs.tobytes())
+
+
+def make_run(folder: Path, run_config: Config, studies: StudySet) -> Path:
+    """A run directory with a warm start: a random policy that finds some regions significant."""
+    policy = make_policy(run_config, studies, seed=0)
+    with torch.no_grad():
+        policy.extractor.significance.bias.zero_()
+    save_policy(policy, folder / "warm_start")
+    OmegaConf.save(OmegaConf.structured(run_config), folder / "config.yaml")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def xrays(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same picture as PNG, JPEG and DICOM, and another one."""
+    folder = tmp_path_factory.mktemp("xrays")
+    across, down = np.meshgrid(np.arange(240), np.arange(200))
+    grey = (across + down).clip(0, 255).astype(np.uint8)
+    PILImage.fromarray(grey).save(folder / "a.png")
+    PILImage.fromarray(grey).save(folder / "b.jpg", quality=95)
+    write(folder / "c.dcm", grey, bits=8)
+    PILImage.fromarray(grey[::-1].copy()).save(folder / "d.png")
+    return folder

@@ -15,10 +15,8 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from omegaconf import OmegaConf
 from PIL import Image as PILImage
 
 from actors.checkpoint import Checkpoint, find_checkpoint
@@ -30,7 +28,7 @@ from rrg.data.imagefiles import study_of_files
 from rrg.errors import UserError
 from rrg.model.build import load_policy, save_policy
 from rrg.model.evidence import SIGNIFICANT
-from tests.actors.conftest import make_policy
+from tests.actors.conftest import make_policy, make_run
 from tests.data.test_dicom import write
 
 TEST_STUDIES = 130  # more than two batches of the writer
@@ -39,31 +37,13 @@ TEST_STUDIES = 130  # more than two batches of the writer
 @pytest.fixture(scope="module")
 def run_dir(run_config: Config, studies: StudySet, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run with a warm start and two RL checkpoints, the best one not the latest, all of the same random policy."""
-    run = tmp_path_factory.mktemp("runs") / "run"
-    policy = make_policy(run_config, studies, seed=0)
-    with torch.no_grad():
-        policy.extractor.significance.bias.zero_()  # some regions are significant
-    save_policy(policy, run / "warm_start")
+    data = dataclasses.replace(run_config.data, limit_test=4)
+    run = make_run(tmp_path_factory.mktemp("runs") / "run", dataclasses.replace(run_config, data=data), studies)
     for name in ("step_1_000004", "step_1_000008"):
         shutil.copytree(run / "warm_start", run / "checkpoints" / name / "policy")
     (run / "checkpoints" / "best").write_text("step_1_000004\n")
     (run / "checkpoints" / "latest").write_text("step_1_000008\n")
-    data = dataclasses.replace(run_config.data, limit_test=4)
-    OmegaConf.save(OmegaConf.structured(dataclasses.replace(run_config, data=data)), run / "config.yaml")
     return run
-
-
-@pytest.fixture(scope="module")
-def xrays(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same picture as PNG, JPEG and DICOM, and another one."""
-    folder = tmp_path_factory.mktemp("xrays")
-    across, down = np.meshgrid(np.arange(240), np.arange(200))
-    grey = (across + down).clip(0, 255).astype(np.uint8)
-    PILImage.fromarray(grey).save(folder / "a.png")
-    PILImage.fromarray(grey).save(folder / "b.jpg", quality=95)
-    write(folder / "c.dcm", grey, bits=8)
-    PILImage.fromarray(grey[::-1].copy()).save(folder / "d.png")
-    return folder
 
 
 @pytest.fixture(scope="session")

@@ -7,41 +7,18 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
-import torch
-from omegaconf import OmegaConf
-from PIL import Image as PILImage
 from playwright.sync_api import Browser, Page
 
 from configs.schema import Config
 from rrg.data import StudySet
-from rrg.model.build import save_policy
-from tests.actors.conftest import make_policy
-from tests.data.test_dicom import write
+from tests.actors.conftest import make_run
 from tests.reward_server.pages import Served, browser, looked_at, served
 
 
 @pytest.fixture(scope="module")
 def run_dir(run_config: Config, studies: StudySet, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    run = tmp_path_factory.mktemp("runs") / "run"
-    policy = make_policy(run_config, studies, seed=0)
-    with torch.no_grad():
-        policy.extractor.significance.bias.zero_()  # some regions are significant
-    save_policy(policy, run / "warm_start")
-    OmegaConf.save(OmegaConf.structured(run_config), run / "config.yaml")
-    return run
-
-
-@pytest.fixture(scope="module")
-def xrays(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("xrays")
-    across, down = np.meshgrid(np.arange(240), np.arange(200))
-    grey = (across + down).clip(0, 255).astype(np.uint8)
-    PILImage.fromarray(grey).save(folder / "a.png")
-    write(folder / "c.dcm", grey, bits=8)
-    (folder / "broken.png").write_bytes(b"no picture")
-    return folder
+    return make_run(tmp_path_factory.mktemp("runs") / "run", run_config, studies)
 
 
 @pytest.fixture(scope="module")
@@ -96,10 +73,11 @@ def test_every_significant_region_has_a_box_of_its_sentences_colour(page: Page, 
     assert "frontal: a.png" in page.inner_text(".seen figcaption")
 
 
-def test_what_cannot_be_reported_is_a_message_by_the_uploaded_name(page: Page, shown: Served, xrays: Path) -> None:
+def test_what_cannot_be_reported_is_a_message_by_the_uploaded_name(page: Page, shown: Served, tmp_path: Path) -> None:
     page.click("#write")
     assert "No X-ray yet" in page.inner_text(".problem")
-    write_report(page, xrays / "broken.png")
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    write_report(page, tmp_path / "broken.png")
     page.wait_for_selector(".problem:has-text('broken.png')")
     assert str(shown.uploads) not in page.inner_text(".problem")
 
