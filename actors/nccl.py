@@ -6,7 +6,8 @@ Contract, of both ends:
   workers of this one engine (tensor parallel). A group has no other members and lives for one transfer. So there is
   no membership to keep: an actor that was added or replaced asks like any other, and one that dies harms its own
   group alone. The price: the publisher sends once an actor, not once, and every transfer sets up a communicator.
-- **Every wait ends** after `Transfer.timeout_s`, with the name of who was waited for. NCCL itself waits without end.
+- **Every wait ends** after `Transfer.timeout_s` (the publisher's, for members to meet, after up to three times that),
+  with the name of who was waited for. NCCL itself waits without end.
   Both ends first meet at a barrier, where a member that is dead by then is found; NCCL cannot be interrupted while it
   connects. After that the publisher, whose thread trains nothing, aborts its communicator and abandons the group. A
   worker ends its process: a thread that hangs on a GPU cannot be relied on to come back, and the driver replaces the
@@ -106,26 +107,53 @@ class TensorsDigest:
         return self._hash.hexdigest()
 
 
-def send(transfer: Transfer, tensors: Mapping[str, torch.Tensor], device: torch.device, door: socket.socket) -> None:
-    """Sends `tensors` (on any device) from the GPU `device`; returns when they have arrived, or the receiver is given
-    up, which is logged with its name. `door` listens at the transfer's port."""
-    waiting = f"weights version {transfer.version}: {PUBLISHER} waited {transfer.timeout_s:g} s for {transfer.receiver}"
+class Streams:
+    """Streams of a GPU beside those that train, taken again and again: torch keeps freed memory for the stream that it
+    was used on, so as many as transfers run at once, and no more."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self._idle: list[Any] = []
+
+    @contextmanager
+    def taken(self) -> Iterator[Any]:
+        """One of them, current in the block; None on CPUs."""
+        if self.device.type != "cuda":
+            yield None
+            return
+        stream = self._idle.pop() if self._idle else torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
+        with torch.cuda.stream(stream):
+            yield stream
+        self._idle.append(stream)  # one that failed may still be busy
+
+
+def send(transfer: Transfer, tensors: Mapping[str, torch.Tensor], streams: Streams, door: socket.socket) -> None:
+    """Sends `tensors` (on any device) from the GPU of `streams`; returns when they have arrived, or the receiver is
+    given up, which is logged with its name. `door` listens at the transfer's port."""
+    waited = f"{PUBLISHER} waited {transfer.timeout_s:g} s for {transfer.receiver}"
+    waiting = f"weights version {transfer.version}: {waited}"
     communicators: list[Any] = []
 
     def abandon() -> None:
         _LOG.error("%s; the transfer is abandoned", waiting)
-        for communicator in communicators:  # one that NCCL still connects cannot be aborted: its thread is left
-            communicator.destroy()
+        destroy()  # one that NCCL still connects cannot be aborted: its thread is left
+
+    def destroy() -> None:
+        while communicators:  # once: NCCL does not bear a second time
+            communicators.pop().destroy()
 
     group = _meet(transfer, 0, waiting, door)
-    with _alarm(transfer.timeout_s, abandon), _own_stream(device) as stream:
-        communicators.append(_connect(group, device))
-        for spec in transfer.tensors:
-            communicators[0].broadcast(tensors[spec.name].to(device).contiguous(), src=0, stream=stream)
-        if stream is not None:
-            stream.synchronize()
-        _part(group, transfer)
-    communicators[0].destroy()
+    try:
+        with _alarm(transfer.timeout_s, abandon), streams.taken() as stream:
+            communicator = _connect(group, streams.device)
+            communicators.append(communicator)
+            for spec in transfer.tensors:
+                communicator.broadcast(tensors[spec.name].to(streams.device).contiguous(), src=0, stream=stream)
+            if stream is not None:
+                stream.synchronize()
+            _part(group, transfer)
+    finally:  # its memory on the GPU is not freed by itself
+        destroy()
 
 
 class Arrival:
@@ -231,14 +259,3 @@ def _alarm(after_s: float, call: Callable[[], None]) -> Iterator[None]:
         yield
     finally:
         timer.cancel()
-
-
-@contextmanager
-def _own_stream(device: torch.device) -> Iterator[Any]:
-    """A stream beside those that train; None on CPUs."""
-    if device.type != "cuda":
-        yield None
-        return
-    stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-    with torch.cuda.stream(stream):
-        yield stream

@@ -21,8 +21,8 @@ from actors.checkpoint import STAGES, Checkpoint, find_checkpoint
 from actors.writer import ReportWriter
 from reward_server.errors import RewardError, RewardSetupError
 from reward_server.page.page_cli import TIMEOUT_S
-from reward_server.page.serving import PORT, OneThread, page, serve_page
-from reward_server.source_cli import add_source_arguments, opened_source, port
+from reward_server.page.serving import PORT, OneThread, TookTooLongError, page, serve_page
+from reward_server.source_cli import add_source_arguments, check_unused, opened_source, port
 from rrg.command import add_debug, carry_out
 from rrg.errors import UserError
 
@@ -35,11 +35,12 @@ _START_S: Final = 600.0  # to load a policy and build its engine
 def main(arguments: Sequence[str] | None = None) -> int:
     """Serves until interrupted; returns the exit status."""
     args = _parser().parse_args(arguments)
-    mistakes = (UserError, RewardError, RewardSetupError)
+    mistakes = (UserError, RewardError, RewardSetupError, TookTooLongError)
     return carry_out(lambda: _serve(args), debug=args.debug, mistakes=mistakes)
 
 
 def _serve(args: argparse.Namespace) -> int:
+    check_unused(args)
     checkpoint = find_checkpoint(Path(args.checkpoint), args.stage)
     with page(args.timeout) as (blocks, thread), _opened_writer(checkpoint, thread) as writer:
         _fill(blocks, thread, writer, args)

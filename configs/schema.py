@@ -150,7 +150,7 @@ class RolloutConfig:
     timeout_s: float = 300.0
     start_timeout_s: float = 300.0
     # How new weights come to the actors: "object_store", Ray's (shared memory on a node, copied between nodes), or
-    # "nccl": the LLM's from learner rank 0's GPU to the engines', one actor after the other as they ask.
+    # "nccl": the LLM's from learner rank 0's GPU to the engines', to each actor as it asks.
     weights: str = "object_store"
 
 

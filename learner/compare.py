@@ -72,7 +72,7 @@ def compare(folders: Sequence[Path], policy: str | None, out: Path | None) -> in
         runs=[(name, str(record.folder.resolve())) for name, record in records.items()],
         notes=compared.notes,
         tests=tests,
-        charts=compared_charts(records),
+        charts=compared_charts(records, compared.left_out),
         config=config,
     )
     console.print(f"page: {out}", highlight=False, markup=False, soft_wrap=True)

@@ -72,11 +72,11 @@ def run_job(cfg: Config, run_dir: Path) -> None:
     try:
         studies, summary = _phases(cfg, run_dir, show)
     except (Interrupted, RunStoppedError, ProcessError):
-        attempt_report(run_dir, (), show.line)
+        attempt_report(run_dir, (), show.plain)
         raise
     write_summary(run_dir / "summary.json", summary)
     print_summary(summary, show.console)
-    attempt_report(run_dir, studies.split("test"), show.line)
+    attempt_report(run_dir, studies.split("test"), show.plain)
     show.line(f"all of it: {run_dir}")
 
 
@@ -85,13 +85,13 @@ def _phases(cfg: Config, run_dir: Path, show: Show) -> tuple[StudySet, Summary]:
         with show.phase("data"):
             studies = prepare_data(cfg, show)
         with show.phase("set-up"):
+            services = open_trackers(cfg.tracking, dataclasses.asdict(cfg), run_dir, show.plain)
             stack = ExitStack()
             algo, client = stack.enter_context(_started(cfg, run_dir, show, signals))
         with stack:
             checkpoint = latest_checkpoint(run_dir / "checkpoints", verify=True)
-            services = open_trackers(cfg.tracking, dataclasses.asdict(cfg), run_dir, show.line)
             tracker = Tracker(run_dir, _recorded(algo, checkpoint), services)
-            stack.callback(tracker.close)
+            stack.push(lambda kind, *_: tracker.close(failed=kind is not None))
             run = Run(cfg, run_dir, studies, algo, client, tracker, show, signals)
             with show.phase("warm start"):
                 learn_from_reports(run, checkpoint)

@@ -20,7 +20,7 @@ import torch
 from ray.exceptions import RayError, RayTaskError
 
 from actors.errors import WeightsError
-from actors.nccl import PUBLISHER, TensorSpec, Transfer, WeightsSource, send
+from actors.nccl import PUBLISHER, Streams, TensorSpec, Transfer, WeightsSource, send
 from actors.trajectory import WeightsRef
 from actors.weights import as_array, as_tensors, embeddings_name, weights_digest
 from configs.schema import Config
@@ -68,7 +68,7 @@ class NcclPublisher:
     """Publishes from the GPU `device`; actors meet it at `host`, an address of this machine, and ask `source`."""
 
     def __init__(self, device: torch.device, host: str, source: WeightsSource) -> None:
-        self._device, self._host, self._source = device, host, source
+        self._streams, self._host, self._source = Streams(device), host, source
         self._versions: dict[int, _Version] = {}
 
     def publish(self, policy: ReportPolicy, version: int) -> WeightsRef:
@@ -105,6 +105,6 @@ class NcclPublisher:
 
     def _send(self, transfer: Transfer, published: _Version, door: socket.socket) -> None:
         try:
-            send(transfer, published.tensors, self._device, door)
+            send(transfer, published.tensors, self._streams, door)
         except Exception:
             _LOG.exception("weights version %d did not go to %s", transfer.version, transfer.receiver)

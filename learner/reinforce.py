@@ -81,6 +81,7 @@ def _steps(run: Run, validation: Validation | None) -> None:
     _heed(run, monitor.judge_record(run.tracker.rows("rl"), _validations(run), rl.stop))
     if algo.rl_step < rl.steps:
         forget_evaluation(run.folder)
+        (run.folder / "stopped.json").unlink(missing_ok=True)
     while algo.rl_step < rl.steps:
         algo.train()
         run.tracker.log("rl", algo.rl_step, algo.step_metrics)

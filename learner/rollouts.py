@@ -109,6 +109,7 @@ class Rollouts:
         """Gives out work, takes answers, brings back actors that died; returns within a moment."""
         fleet = self._fleet
         fleet.follow(self._pipeline.busy)
+        self._take_back()
         for runner, work in self._pipeline.assign(fleet.healthy, time.monotonic(), fleet.leaving):
             self._send(runner, work)
         if self._live:
@@ -125,9 +126,12 @@ class Rollouts:
     def restore(self) -> list[int]:
         """Looks whether actors that died are back. They need no state: weights come with every request."""
         # Their work first: of an actor that is back it would look as if it still were there.
+        self._take_back()
+        return self._fleet.restore()
+
+    def _take_back(self) -> None:
         if self._pipeline.take_back(self._fleet.healthy):
             self._after_loss()
-        return self._fleet.restore()
 
     def finished(self) -> dict[int, list[Trajectory]]:
         """Trajectories by step that nothing has been learnt from yet: what a checkpoint takes along.

@@ -17,7 +17,7 @@ import psutil
 from tensorboardX import SummaryWriter
 
 from learner.files import write_whole
-from learner.trackers import RemoteTracker
+from learner.trackers import Service
 
 # In their order; validations stand between the steps of RL.
 PHASES = {"warm_start": 0, "rl": 1, "validation": 1, "evaluation": 2}
@@ -30,20 +30,18 @@ Row = Mapping[str, float]
 class Tracker:
     """Appends rows to what `run_dir` holds up to `keep` = (phase, step); the rest of it is dropped."""
 
-    def __init__(self, run_dir: Path, keep: tuple[str, int], services: Sequence[RemoteTracker] = ()) -> None:
+    def __init__(self, run_dir: Path, keep: tuple[str, int], services: Sequence[Service] = ()) -> None:
         self._services = services
-        self._told: set[tuple[str, int]] = set()
         self._path = run_dir / "metrics.jsonl"
         self._rows: dict[str, list[Row]] = {phase: [] for phase in JUDGED}
         if self._path.exists():
             text = self._path.read_text()
             whole = text[: text.rfind("\n") + 1]  # a killed run may have left half a line
-            rows = {line: json.loads(line) for line in whole.splitlines()}
-            kept = {line: row for line, row in rows.items() if _before(row, keep)}
+            kept = [line for line in whole.splitlines() if _before(json.loads(line), keep)]
             write_whole(self._path, "".join(line + "\n" for line in kept))
-            self._told = {(row["phase"], row["step"]) for row in rows.values()}
-            for row in kept.values():
-                self._remember(row.pop("phase"), row)
+            for row in map(json.loads, kept):
+                self._remember(phase := row.pop("phase"), row)
+                self._send(phase, row["step"], {name: value for name, value in row.items() if name != "step"})
         self._file = self._path.open("a")
         self._board = SummaryWriter(str(run_dir / "tensorboard"), purge_step=keep[1] + 1)
 
@@ -54,9 +52,7 @@ class Tracker:
         self._remember(phase, {"step": step, **metrics})
         for name, value in metrics.items():
             self._board.add_scalar(f"{phase}/{name}", value, step)
-        if (phase, step) not in self._told:  # a resumed run does steps again
-            for service in self._services:
-                service.log(phase, step, metrics)
+        self._send(phase, step, metrics)
 
     def reports(self, phase: str, step: int, path: Path) -> None:
         """Reports (a file of JSON lines) for the services: patient data, only where the config asks for it."""
@@ -67,11 +63,16 @@ class Tracker:
         """All rows of a phase of `JUDGED` in their order, those before a resume too: `{"step", metric: number}`."""
         return self._rows[phase]
 
-    def close(self) -> None:
+    def close(self, *, failed: bool = False) -> None:
+        """`failed`: the run did not come to its end."""
         self._file.close()
         self._board.close()
         for service in self._services:
-            service.close()
+            service.close(failed=failed)
+
+    def _send(self, phase: str, step: int, metrics: Mapping[str, float]) -> None:
+        for service in self._services:
+            service.log(phase, step, metrics)
 
     def _remember(self, phase: str, row: Row) -> None:
         if phase in JUDGED:

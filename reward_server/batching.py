@@ -157,10 +157,12 @@ class Batcher:
                 continue
             try:
                 await self._work_on(batch)
-            except BrokenError as error:
-                _LOG.error("%s", error)
-                self._closed = error
-                self._end_all(error)
+            except Exception as error:
+                # Whatever it is: without this loop every caller would wait for its deadline. Only its kind is told.
+                broken = error if isinstance(error, BrokenError) else BrokenError(f"the server: {type(error).__name__}")
+                _LOG.error("%s", broken)
+                self._closed = broken
+                self._end_all(broken)
                 self._on_broken()
                 return
 
@@ -206,14 +208,14 @@ class Batcher:
         return outcomes
 
     def _explain(self, pairs: Sequence[Pair]) -> list[Explained]:
-        """Runs in the scorer's thread. Raises BrokenError."""
-        outcomes = explain_each(self._scorer.explain, pairs)
+        """Runs in the scorer's thread. Raises BrokenError. A scorer that can't explain fails on the pairs alone."""
+        outcomes = explain_each(lambda part: self._scorer.explain(part), pairs)
         self._check_scorer(outcomes)
         return outcomes
 
     def _label(self, texts: Sequence[str]) -> list[Labelled]:
         """Runs in the scorer's thread. Raises BrokenError."""
-        outcomes = label_each(self._scorer.label, texts)
+        outcomes = label_each(lambda part: self._scorer.label(part), texts)
         self._check_scorer(outcomes)
         return outcomes
 

@@ -18,7 +18,7 @@ from typing import Protocol
 from configs.schema import RewardConfig
 from reward_server.errors import PairError, RewardSetupError
 from reward_server.explanation import Explanation
-from reward_server.pairs import Answer, score_each, size_or_error
+from reward_server.pairs import Answer, explain_each, score_each, size_or_error
 from reward_server.scorer import Description, Pair, Scorer
 from reward_server.spec import COMPOSITES, reward_from_components
 from reward_server.tables import Row, ScoreWriter
@@ -60,7 +60,11 @@ class LocalSource:
         for pair in pairs:
             if isinstance(error := size_or_error(pair), PairError):
                 raise error
-        return self._scorer.explain(pairs)
+        explained = explain_each(self._scorer.explain, pairs)
+        for one in explained:
+            if isinstance(one, PairError):
+                raise one
+        return [one for one in explained if not isinstance(one, PairError)]
 
 
 def plain_reward(

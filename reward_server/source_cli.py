@@ -42,8 +42,10 @@ def add_backend_arguments(parser: argparse._ActionsContainer, *, required: bool)
 def add_source_arguments(parser: argparse._ActionsContainer) -> None:
     add_backend_arguments(parser, required=False)
     parser.add_argument("--address", metavar="HOST:PORT[,...]", help="ask these servers instead of a backend here")
-    parser.add_argument("--wait", type=float, default=10.0, metavar="S", help="seconds for a server to be ready (10)")
-    parser.add_argument("--timeout", type=float, default=600.0, metavar="S", help="seconds for a request (600)")
+    parser.add_argument(
+        "--wait", type=float, default=10.0, metavar="S", help="seconds for a server to be ready (%(default)g)"
+    )
+    parser.add_argument("--timeout", type=float, default=600.0, metavar="S", help="seconds for a request (%(default)g)")
     parser.add_argument("--tls-ca", metavar="FILE", help="certificates that vouch for the servers (PEM)")
     parser.add_argument("--tls-cert", metavar="FILE", help="certificate of this client, for mutual TLS (PEM)")
     parser.add_argument("--tls-key", metavar="FILE", help="key of this client's certificate (PEM)")
@@ -65,7 +67,7 @@ def port(text: str) -> int:
     return value
 
 
-def _check_unused(args: argparse.Namespace) -> None:
+def check_unused(args: argparse.Namespace) -> None:
     """What would be ignored is refused: the scores would not be those that were asked for."""
     asked = ScorerOptions("", args.weights, args.radgraph, args.device, args.dtype, args.idf)
     if asked == ScorerOptions(""):
@@ -80,7 +82,7 @@ def _check_unused(args: argparse.Namespace) -> None:
 
 def scorer_options(args: argparse.Namespace) -> ScorerOptions:
     """Also sets the threads, which torch reads once, when it is loaded."""
-    _check_unused(args)
+    check_unused(args)
     if "torch" not in sys.modules:  # a program that calls `main` may have loaded it, and keeps its threads
         set_threads(args.threads or len(os.sched_getaffinity(0)))
     return ScorerOptions(args.backend, args.weights, args.radgraph, args.device, args.dtype, args.idf)
@@ -92,7 +94,7 @@ def opened_source(args: argparse.Namespace) -> Iterator[Source]:
     if (args.address is None) == (args.backend is None):
         raise RewardSetupError("choose what scores: either --backend (in this process) or --address (servers)")
     if args.address:
-        _check_unused(args)
+        check_unused(args)
         from reward_server.client import RewardClient
 
         with RewardClient(args.address.split(","), args.timeout, _client_security(args)) as client:

@@ -21,6 +21,8 @@ def carry_out(command: Callable[[], int], *, debug: bool, mistakes: tuple[type[E
     try:
         return command()
     except BrokenPipeError:
+        if debug:
+            raise
         # Whoever read our output has left. Python would complain once more when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 2

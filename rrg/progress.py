@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 PLAIN_INTERVAL_S = 5.0
@@ -62,6 +63,10 @@ class Show:
             self._last_plain = now
             self.line(f"  {what} {done}/{total}  {info}".rstrip())
 
+    def plain(self, text: str) -> None:
+        """A `line` of text that may hold brackets: an error, a path."""
+        self.line(escape(text))
+
     def line(self, text: str) -> None:
-        """A line that stays, with the seconds since the start in front."""
+        """A line that stays, with the seconds since the start in front; `text` is rich's markup."""
         self.console.print(f"[dim]{time.monotonic() - self._started:7.1f} s[/dim]  {text}", highlight=False)

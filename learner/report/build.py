@@ -10,6 +10,7 @@ from __future__ import annotations
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -79,7 +80,8 @@ def attempt_report(folder: Path, studies: Iterable[Study], tell: Callable[[str],
     try:
         path = write_report(read_run(folder), studies)
     except Exception as error:  # the run is whole without it
-        (folder / FAILED).write_text(traceback.format_exc(), encoding="utf-8")
+        with suppress(OSError):  # the disk may be what failed
+            (folder / FAILED).write_text(traceback.format_exc(), encoding="utf-8")
         tell(f"no {REPORT}: {error} (traceback: {folder / FAILED}); again with: python -m learner.report {folder}")
     else:
         (folder / FAILED).unlink(missing_ok=True)

@@ -65,8 +65,8 @@ def line_chart(title: str, series: Mapping[str, Points], x_label: str) -> Chart 
     kept = {name: points for name, points in finite.items() if points}
     if not kept:
         return None
-    each = max(-(-len(points) // MAX_POINTS) for points in kept.values())
-    drawn = {name: _averaged(points, each) for name, points in kept.items()}
+    each = {name: -(-len(points) // MAX_POINTS) for name, points in kept.items()}
+    drawn = {name: _averaged(points, each[name]) for name, points in kept.items()}
     x_range, x_ticks = _axis([x for points in drawn.values() for x, _ in points], whole=True)
     y_range, y_ticks = _axis([y for points in drawn.values() for _, y in points], whole=False)
 
@@ -94,7 +94,7 @@ def line_chart(title: str, series: Mapping[str, Points], x_label: str) -> Chart 
         tuple(lines),
         tuple(Tick(x_at(value), f"{value:g}") for value in x_ticks),
         tuple(Tick(y_at(value), number(value)) for value in y_ticks),
-        f"means of {each} steps" if each > 1 else "",
+        "; ".join(f"{name}: means of {number} points" for name, number in each.items() if number > 1),
     )
 
 

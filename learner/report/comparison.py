@@ -30,9 +30,12 @@ from rrg.data.sections import clean
 from rrg.errors import UserError
 
 SEED: Final = 0
-_OF_THE_REWARD: Final = ("reward", "reward_abnormal", "shuffle_gap")
+SAMPLED: Final = "reward_mean"
+"""The reward of the samples that are learnt from: a curve, not a measure of test studies."""
+_OF_THE_REWARD: Final = ("reward", "reward_abnormal", "abnormal_reward", "shuffle_gap", SAMPLED)
 # Where a run runs and how it is watched is no difference in what it learns.
 _PLACES: Final = ("output_dir", "resume", "dry_run", "debug")
+_MODELS: Final = ("backend", "radgraph", "idf", "dtype")
 _SETTINGS: Final = (
     "composite", "clip", "component_weights", "repetition_weight", "length_weight", "positive_f1_weight",
 )  # fmt: skip
@@ -88,12 +91,15 @@ def bring_together(records: Mapping[str, RunRecord], policy: str | None) -> Comp
         notes.append(
             "Seeds differ, so the shuffle gaps are of other exchanges of reports: some of their difference is chance"
         )
-    if len({_reward_of(record) for record in records.values()}) > 1:
+    if len({_reward_of(record, (*_MODELS, *_SETTINGS)) for record in records.values()}) > 1:
         left_out |= {*_OF_THE_REWARD}
         notes.append("The rewards are computed otherwise (config: reward): reward and shuffle gap are left out")
-    if len({str(record.config.get("reward", {}).get("backend")) for record in records.values()}) > 1:
+    if len({_reward_of(record, _MODELS) for record in records.values()}) > 1:
         left_out |= {*_OF_THE_REWARD, *(name for one in same.values() for name in _component_columns(one))}
-        notes.append("The reward backends differ: the components are left out")
+        notes.append("The reward backends or their models differ: the components are left out")
+    if len({_reward_of(record, ("relative_to_constant",)) for record in records.values()}) > 1:
+        left_out.add(SAMPLED)
+        notes.append("reward.relative_to_constant differs: the curve of the samples' reward is left out")
     return Compared(same, frozenset(left_out), notes)
 
 
@@ -162,9 +168,9 @@ def _restricted(policy: PolicyRecord, order: Sequence[str]) -> PolicyRecord:
     return PolicyRecord(policy.name, [policy.rows[index] for index in kept], per_study, policy.evidence)
 
 
-def _reward_of(record: RunRecord) -> str:
+def _reward_of(record: RunRecord, fields: Sequence[str]) -> str:
     reward = record.config.get("reward", {})
-    return json.dumps([reward.get(name) for name in ("backend", *_SETTINGS)], default=str)
+    return json.dumps([reward.get(name) for name in fields], default=str)
 
 
 def _component_columns(policy: PolicyRecord) -> Iterator[str]:

@@ -5,7 +5,7 @@ Contract: a curve whose numbers a run has not recorded is left out; nothing else
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -42,7 +42,8 @@ WARM_START: Final = (
     ),
 )
 RL: Final = (
-    Curves("reward", {"samples": ("rl", "reward_mean"), "validation, greedy": ("validation", "reward")}),
+    Curves("reward of the samples", {"mean": ("rl", "reward_mean")}),
+    Curves("reward, validation (greedy)", {"all studies": ("validation", "reward")}),
     Curves(
         "validation",
         {
@@ -99,17 +100,19 @@ def warm_start_charts(record: RunRecord) -> list[Chart]:
 
 
 def rl_charts(record: RunRecord) -> list[Chart]:
-    """The curves of reinforcement learning, those of the reward's components second."""
+    """The curves of reinforcement learning, those of the reward's components after the reward."""
     names = dict.fromkeys(key for row in record.metrics.get("rl", []) for key in row if key.startswith(_COMPONENT))
     lines = {name.removeprefix(_COMPONENT): ("rl", name) for name in names}
-    reward, *others = RL
-    return list(_charts(record, (reward, Curves("components of the reward", lines), *others)))
+    sampled, validation, *others = RL
+    return list(_charts(record, (sampled, validation, Curves("components of the reward", lines), *others)))
 
 
-def compared_charts(records: Mapping[str, RunRecord]) -> list[Chart]:
-    """One metric a chart, a line a run."""
+def compared_charts(records: Mapping[str, RunRecord], left_out: Collection[str]) -> list[Chart]:
+    """One metric a chart, a line a run; without the metrics in `left_out`."""
     found = []
     for title, (phase, metric) in COMPARED:
+        if metric in left_out:
+            continue
         series = {name: points(record.metrics.get(phase, []), metric) for name, record in records.items()}
         found.append(line_chart(title, series, _X[phase]))
     return [chart for chart in found if chart is not None]

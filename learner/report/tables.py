@@ -1,8 +1,7 @@
 """The evaluation of a run as table cells: values with intervals, differences between its policies, and the controls.
 
-Contract: values are those of `summary.json`; intervals are resampled here from what single studies had
-(`learner.evaluation.finished`), with the config's number of resamples and seed. A run without a summary has the values
-that its studies tell.
+Contract: values and intervals come from what single studies had (`learner.evaluation.finished`), resampled with the
+config's seed and `evaluation.bootstrap`; what single studies do not tell is taken from `summary.json`.
 """
 
 from __future__ import annotations
@@ -47,7 +46,8 @@ def evaluation_table(record: RunRecord) -> Table | None:
     if not policies:
         return None
     seed, known = int(record.config.get("seed", 0)), [statistics_of_policy(policy) for policy in policies]
-    resamples = draw_resamples(len(policies[0].rows), RESAMPLES, seed)
+    number = int(record.config.get("evaluation", {}).get("bootstrap", RESAMPLES))
+    resamples = draw_resamples(len(policies[0].rows), number, seed)
     paired = len(policies) == 2 and [row.id for row in policies[0].rows] == [row.id for row in policies[1].rows]
     summary = record.summary or {}
     values = [summary.get(policy.name) or {} for policy in policies]

@@ -22,8 +22,6 @@ _PARAMETER_LENGTH: Final = 6000
 class MlflowTracker:
     """One request a row."""
 
-    name = "mlflow"
-
     def __init__(self, cfg: TrackingConfig, config: Mapping[str, Any], run_dir: Path, run_id: str | None) -> None:
         for limit, value in _LIMITS.items():
             os.environ.setdefault(limit, value)
@@ -38,6 +36,7 @@ class MlflowTracker:
             self._client = MlflowClient(tracking_uri=cfg.mlflow)
             if run_id is not None:
                 self._run_id: str = self._client.get_run(run_id).info.run_id
+                self._client.update_run(run_id, status="RUNNING")
                 return
             experiment = self._client.get_experiment_by_name(cfg.project)
             number = experiment.experiment_id if experiment else self._client.create_experiment(cfg.project)
@@ -60,8 +59,8 @@ class MlflowTracker:
     def reports(self, phase: str, step: int, path: Path) -> None:
         self._client.log_artifact(self._run_id, str(path), phase)
 
-    def close(self) -> None:
-        self._client.set_terminated(self._run_id)
+    def close(self, *, failed: bool) -> None:
+        self._client.set_terminated(self._run_id, "FAILED" if failed else "FINISHED")
 
 
 def _flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -17,17 +17,15 @@ _TIMEOUT_S: Final = 60
 class WandbTracker:
     """Its client sends from a process of its own: a service that is slow or away does not hold the run up."""
 
-    name = "wandb"
-
     def __init__(self, cfg: TrackingConfig, config: Mapping[str, Any], run_dir: Path, run_id: str | None) -> None:
         try:
             import wandb
         except ImportError as error:
             raise UserError("tracking.wandb: the package wandb is not installed: pip install wandb") from error
-        if cfg.wandb == "online" and not wandb.login(prompt=False, verify=False, timeout=_TIMEOUT_S):
-            raise UserError("tracking.wandb=online: no key; set WANDB_API_KEY, or take tracking.wandb=offline")
         self._table = wandb.Table
         try:
+            if cfg.wandb == "online" and not wandb.login(prompt=False, verify=False, timeout=_TIMEOUT_S):
+                raise UserError("tracking.wandb=online: no key; set WANDB_API_KEY, or take tracking.wandb=offline")
             self._run = wandb.init(
                 project=cfg.project,
                 name=run_dir.name,
@@ -61,5 +59,5 @@ class WandbTracker:
         table = self._table(columns=columns, data=[[row.get(name) for name in columns] for row in rows])
         self._run.log({f"{phase}/step": step, f"{phase}/reports": table})
 
-    def close(self) -> None:
-        self._run.finish()
+    def close(self, *, failed: bool) -> None:
+        self._run.finish(exit_code=int(failed))

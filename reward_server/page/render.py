@@ -69,7 +69,9 @@ def result(about: Description, pair: Pair, components: Mapping[str, float], foun
 
 
 def _composite(about: Description, components: Mapping[str, float]) -> str:
-    name = COMPOSITES[about.backend]
+    name = COMPOSITES.get(about.backend)
+    if name is None:
+        return f"<p>Which component of the backend {escape(about.backend)} is the composite is not known here.</p>"
     value, span = components[name], MEANINGS[about.backend][name].span
     return (
         f'<p class="composite"><span>{escape(name)}</span> <b data-component="composite">{value:.3f}</b> '
@@ -80,11 +82,15 @@ def _composite(about: Description, components: Mapping[str, float]) -> str:
 def _components(about: Description, components: Mapping[str, float]) -> str:
     rows = []
     for name, value in components.items():
-        meaning = MEANINGS[about.backend][name]
-        better = "\N{DOWNWARDS ARROW} lower" if meaning.lower else "\N{UPWARDS ARROW} higher"
+        meaning = MEANINGS.get(about.backend, {}).get(name)
+        if meaning is None:  # of a server of somebody's own
+            better, told = "", "not known here"
+        else:
+            better = "\N{DOWNWARDS ARROW} lower" if meaning.lower else "\N{UPWARDS ARROW} higher"
+            told = f"{escape(meaning.text)} ({meaning.span})"
         rows.append(
             f'<tr><th scope="row">{escape(name)}</th><td class="value" data-component="{escape(name)}">{value:.4f}</td>'
-            f'<td class="better">{better}</td><td>{escape(meaning.text)} ({meaning.span})</td></tr>'
+            f'<td class="better">{better}</td><td>{told}</td></tr>'
         )
     head = "<tr><th>component</th><th>value</th><th>better</th><th>what it is</th></tr>"
     return f'<h3>Components</h3><table class="components"><thead>{head}</thead><tbody>{"".join(rows)}</tbody></table>'

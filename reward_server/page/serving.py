@@ -57,11 +57,14 @@ class OneThread:
         self._thread = ThreadPoolExecutor(1, "page")
 
     def run(self, work: Callable[[], T], timeout_s: float | None = None) -> T:
-        """What `work` returns. Raises what it raises, and TookTooLongError (it still ends before the next begins)."""
+        """What `work` returns. Raises what it raises, and TookTooLongError: work that has not begun is given up, other
+        work still ends before the next begins."""
         limit = timeout_s or self._timeout_s
+        future = self._thread.submit(work)
         try:
-            return self._thread.submit(work).result(limit)
+            return future.result(limit)
         except TimeoutError as error:
+            future.cancel()
             raise TookTooLongError(f"No answer after {limit:g} s: try again, with less text.") from error
 
 

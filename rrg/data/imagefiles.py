@@ -53,12 +53,14 @@ def studies_of_folder(folder: Path) -> tuple[list[Study], int]:
     """The studies of a folder, sorted by id, and how many of its files are no images by their names.
 
     Each image directly in `folder` is a study; so is every sub-folder, at any depth, that holds images itself, with all
-    of them. The id is the path below `folder`. Hidden files and folders are passed over. Files without a suffix count
-    where they are DICOM. Raises UserError where the folder holds no image.
+    of them. The id is the path below `folder`. Hidden files and folders are passed over. Files without a suffix, or
+    named by a UID, count where they are DICOM; links are followed. Raises UserError where the folder holds no image.
     """
     studies: list[Study] = []
     others = 0
-    for place, folders, names in os.walk(folder):
+    for place, folders, names in os.walk(folder, followlinks=True, onerror=_raise):
+        if any(os.path.samefile(place, parent) for parent in Path(place).parents if parent.is_relative_to(folder)):
+            raise UserError(f"{place}: a link to a folder around itself; take it out")
         folders[:] = [name for name in folders if not name.startswith(".")]
         paths = [Path(place, name) for name in sorted(names) if not name.startswith(".")]
         images = [path for path in paths if _is_image(path)]
@@ -72,10 +74,19 @@ def studies_of_folder(folder: Path) -> tuple[list[Study], int]:
     return sorted(studies, key=lambda study: study.id), others
 
 
+def _raise(error: OSError) -> None:
+    raise UserError(f"{error.filename}: cannot be read ({error.strerror})") from error
+
+
 def _is_image(path: Path) -> bool:
-    if path.suffix == "":
+    suffix = path.suffix.lower()
+    # A DICOM file may be named by its UID, which ends in a number.
+    if suffix in SUFFIXES or not (suffix == "" or suffix[1:].isdigit()):
+        return suffix in SUFFIXES
+    try:
         return path.is_file() and is_dicom(path)
-    return path.suffix.lower() in SUFFIXES
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
 
 
 def _view(path: Path) -> View | None:

@@ -70,3 +70,20 @@ def test_a_folder_without_an_image_and_a_file_that_is_not_there_are_refused(tmp_
         study_of_files([tmp_path / "x.png"], "s")
     with pytest.raises(UserError, match="is a folder"):
         study_of_files([tmp_path], "s")
+
+
+def test_a_dicom_file_named_by_its_uid_and_a_linked_folder_are_found(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    write(tmp_path / "in" / "1.2.840.113619.2.55.3", RAMP)
+    picture(tmp_path / "elsewhere" / "1.png")
+    (tmp_path / "in" / "linked").symlink_to(tmp_path / "elsewhere")
+    studies, others = studies_of_folder(tmp_path / "in")
+    assert [study.id for study in studies] == ["1.2.840.113619.2.55.3", "linked"]
+    assert others == 0
+
+
+def test_a_link_to_a_folder_around_itself_is_told(tmp_path: Path) -> None:
+    picture(tmp_path / "a" / "1.png")
+    (tmp_path / "a" / "again").symlink_to(tmp_path)
+    with pytest.raises(UserError, match="a link to a folder around itself"):
+        studies_of_folder(tmp_path)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from omegaconf import OmegaConf
 
 from learner.compare import main
 from learner.evaluation.bootstrap import difference, draw_resamples, draw_swaps, mean, permutation_p
@@ -82,6 +83,16 @@ def test_rewards_that_are_computed_otherwise_are_not_compared(runs: list[Path]) 
     assert "reward" not in names
     assert "graph_f1" in names
     assert any("computed otherwise" in note for note in compared.notes)
+
+
+def test_components_of_other_models_are_not_compared(runs: list[Path]) -> None:
+    config = OmegaConf.load(runs[1] / "config.yaml")
+    config.reward.radgraph = "radgraph-xl"
+    OmegaConf.save(config, runs[1] / "config.yaml")
+    compared = bring_together(records_of(runs), None)
+    ((_, table),) = paired_tables(compared)
+    assert {"reward", "graph_f1"}.isdisjoint(name.split()[0] for name, _ in table.rows)
+    assert any("their models differ" in note for note in compared.notes)
 
 
 def test_the_command_prints_the_table_and_writes_a_page_without_report_text(

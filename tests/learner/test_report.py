@@ -37,7 +37,7 @@ def test_the_page_shows_goals_measures_curves_and_studies_and_loads_nothing(
     assert f"{summary['rl']['reward']:.3f}" in page
     assert "most frequent" in page
     assert page.count("<article") == page.count('src="data:image/jpeg') == STUDIES
-    assert 'aria-label="reward by RL step. samples: 0.1 first, 0.4 last"' in page
+    assert 'aria-label="reward of the samples by RL step. mean: 0.1 first, 0.4 last"' in page
     assert "1 min 15 s" in page
     assert "Missing here" not in page
     assert not re.search(r'(?:src|href)="(?!data:|#)', page)
@@ -100,8 +100,11 @@ def test_a_chart_leaves_out_what_is_no_number_and_averages_what_is_too_long() ->
     long = line_chart("t", {"a": [(float(i), float(i)) for i in range(1000)]}, "step")
     assert long is not None
     assert long.lines[0].path.count("L") < MAX_POINTS
-    assert long.note == "means of 5 steps"
+    assert long.note == "a: means of 5 points"
     assert long.lines[0].told == "0 first, 999 last"
+    both = line_chart("t", {"a": [(float(i), 1.0) for i in range(1000)], "b": [(50.0, 2.0), (100.0, 0.0)]}, "step")
+    assert both is not None
+    assert both.lines[1].path.count("L") == 1, "a short series beside a long one keeps its points"
 
 
 def test_an_unfinished_run_has_a_page_that_says_what_is_missing(make_run: MakeRun, good: list[str]) -> None:

@@ -14,7 +14,7 @@ from mlflow import MlflowClient
 
 from configs.load import compose_config
 from configs.schema import TrackingConfig
-from learner.trackers import RemoteTracker, open_trackers
+from learner.trackers import Service, open_trackers
 from learner.tracking import Tracker
 from rrg.errors import UserError
 
@@ -30,7 +30,7 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NETRC", os.devnull)
 
 
-def services(folder: Path, told: list[str] | None = None, **fields: Any) -> list[RemoteTracker]:
+def services(folder: Path, told: list[str] | None = None, **fields: Any) -> list[Service]:
     folder.mkdir(exist_ok=True)
     return open_trackers(TrackingConfig(**fields), CONFIG, folder, ([] if told is None else told).append)
 
@@ -54,7 +54,7 @@ class TestMlflow:
         return MlflowClient(tracking_uri=self.uri(tmp_path))
 
     def run_id(self, run_dir: Path) -> str:
-        return str(json.loads((run_dir / "trackers.json").read_text())["mlflow"])
+        return str(json.loads((run_dir / "trackers.json").read_text())["mlflow"]["run_id"])
 
     def test_gets_the_config_and_every_row(self, tmp_path: Path) -> None:
         run_dir = tmp_path / "run"
@@ -96,6 +96,23 @@ class TestMlflow:
         (line,) = told
         assert "mlflow failed, the run goes on without it" in line
         assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 2
+
+    def test_what_it_missed_is_sent_by_the_next_resume_and_a_second_kill_doubles_nothing(self, tmp_path: Path) -> None:
+        uri = self.uri(tmp_path)
+        away = Tracker(tmp_path, ("rl", 0), services(tmp_path, mlflow=uri))
+        away.log("rl", 1, {"reward_mean": 1.0})
+        (tmp_path / "store").rename(tmp_path / "gone")
+        away.log("rl", 2, {"reward_mean": 2.0})
+        away.close(failed=True)
+        (tmp_path / "gone").rename(tmp_path / "store")
+        for kept, done in ((2, (3, 4)), (2, (3,)), (3, (4, 5))):
+            tracker = Tracker(tmp_path, ("rl", kept), services(tmp_path, mlflow=uri))
+            for step in done:
+                tracker.log("rl", step, {"reward_mean": float(step)})
+            tracker.close(failed=True)
+        history = self.client(tmp_path).get_metric_history(self.run_id(tmp_path), "rl/reward_mean")
+        assert [metric.step for metric in history] == [1, 2, 3, 4, 5]
+        assert self.client(tmp_path).get_run(self.run_id(tmp_path)).info.status == "FAILED"
 
     def test_a_server_that_is_away_ends_the_run_before_it_starts(self, tmp_path: Path) -> None:
         with pytest.raises(UserError, match=r"tracking\.mlflow=http://127"):

@@ -15,6 +15,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 import reward_server.server as server_module
 from protos import reward_pb2_grpc
 from reward_server.client import RewardClient
+from reward_server.errors import PairError
 from reward_server.metrics import Metrics
 from reward_server.scorer import Pair
 from reward_server.service import Limits
@@ -114,6 +115,15 @@ def test_a_pair_that_always_fails_ends_neither_its_neighbours_nor_the_server() -
         for pairs in ([("", "explode")], [("", "explode")] * 5, [("", "explode")] * 5 + [("", "abc")]):
             answer = stub.Score(request(*pairs), timeout=10)
             assert [bool(score.error) for score in answer.scores] == [text == "explode" for _, text in pairs]
+    running.stop()
+
+
+def test_a_scorer_that_cannot_explain_goes_on_scoring() -> None:
+    running = RunningServer(Fragile())
+    with RewardClient([running.address], timeout_s=10) as client:
+        with pytest.raises(PairError):
+            client.explain([("", "abc")])
+        assert client.score([("", "abc")]) == [{"length": 3}]
     running.stop()
 
 
