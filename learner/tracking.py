@@ -43,7 +43,11 @@ class Tracker:
                 self._remember(phase := row.pop("phase"), row)
                 self._send(phase, row["step"], {name: value for name, value in row.items() if name != "step"})
         self._file = self._path.open("a")
-        self._board = SummaryWriter(str(run_dir / "tensorboard"), purge_step=keep[1] + 1)
+        # One a phase: TensorBoard may hide the later steps of all that stands in one folder with those done again.
+        self._boards = {
+            phase: SummaryWriter(str(run_dir / "tensorboard" / phase), purge_step=_done_again(phase, keep))
+            for phase in PHASES
+        }
 
     def log(self, phase: str, step: int, metrics: Mapping[str, float]) -> None:
         """Writes one row, to the disk at once."""
@@ -51,7 +55,7 @@ class Tracker:
         self._file.flush()
         self._remember(phase, {"step": step, **metrics})
         for name, value in metrics.items():
-            self._board.add_scalar(f"{phase}/{name}", value, step)
+            self._boards[phase].add_scalar(f"{phase}/{name}", value, step)
         self._send(phase, step, metrics)
 
     def reports(self, phase: str, step: int, path: Path) -> None:
@@ -66,7 +70,8 @@ class Tracker:
     def close(self, *, failed: bool = False) -> None:
         """`failed`: the run did not come to its end."""
         self._file.close()
-        self._board.close()
+        for board in self._boards.values():
+            board.close()
         for service in self._services:
             service.close(failed=failed)
 
@@ -77,6 +82,12 @@ class Tracker:
     def _remember(self, phase: str, row: Row) -> None:
         if phase in JUDGED:
             self._rows[phase].append(row)
+
+
+def _done_again(phase: str, at: tuple[str, int]) -> int | None:
+    """The first step of a phase that is done again after a resume at `at`; None: none is."""
+    order, limit = PHASES[phase], PHASES[at[0]]
+    return None if order < limit else at[1] + 1 if order == limit else 0
 
 
 def _before(row: Mapping[str, object], at: tuple[str, int]) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 from learner.tracking import Tracker
@@ -51,3 +52,25 @@ def test_half_a_line_of_a_killed_run_is_passed_over(tmp_path: Path) -> None:
     tracker = Tracker(tmp_path, keep=("rl", 3))
     assert len(tracker.rows("rl")) == 3
     tracker.close()
+
+
+def test_tensorboard_shows_the_warm_start_after_a_resume_in_rl_and_steps_done_again_once(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    first = Tracker(tmp_path, keep=("warm_start", 0))
+    for step in (1, 2, 3, 4):
+        first.log("warm_start", step, {"loss": 3.0})
+    for step in (1, 2):
+        first.log("rl", step, {"reward_mean": 0.0})
+    first.close()
+    time.sleep(1.1)  # the files are named by the second
+    again = Tracker(tmp_path, keep=("rl", 1))
+    again.log("rl", 2, {"reward_mean": 1.0})
+    again.close()
+
+    def shown(phase: str, name: str) -> list[tuple[int, float]]:
+        events = EventAccumulator(str(tmp_path / "tensorboard" / phase)).Reload()
+        return [(one.step, one.value) for one in events.Scalars(f"{phase}/{name}")]
+
+    assert shown("warm_start", "loss") == [(step, 3.0) for step in (1, 2, 3, 4)]
+    assert shown("rl", "reward_mean") == [(1, 0.0), (2, 1.0)]
