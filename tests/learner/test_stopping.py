@@ -15,6 +15,8 @@ from learner.stopping import Signals
 # A run of steps of argv[1] seconds that can be saved (in argv[2] seconds) between them; the step under way is slow to
 # notice anything, as a native call is.
 RUN = """
+import signal
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # who runs the tests may have it ignored
 import sys, time
 from pathlib import Path
 from learner.stopping import Interrupted, Signals
