@@ -7,8 +7,6 @@ that of `rrg.model.drawing`, for its box and its sentence.
 
 from __future__ import annotations
 
-import base64
-import io
 import re
 from collections.abc import Iterator, Sequence
 from html import escape
@@ -16,16 +14,14 @@ from pathlib import Path
 from typing import Final
 
 import gradio as gr
-from PIL import Image as PILImage
 
 from actors.writer import ReportWriter, Written
 from reward_server.page.render import problem
 from reward_server.page.serving import OneThread, TookTooLongError
 from rrg.data.imagefiles import SUFFIXES, study_of_files
-from rrg.data.images import load_image
 from rrg.data.study import Study
 from rrg.errors import UserError
-from rrg.model.drawing import significant
+from rrg.model.drawing import data_uri, significant
 from rrg.model.evidence import Evidence, RegionEvidence, first_frontal
 
 _SIDE: Final = 512  # pixels of the picture
@@ -109,7 +105,7 @@ def _figure(study: Study, evidence: Evidence) -> str:
     views = "; ".join(f"{one.view}: {one.path.name}" for one in study.images)
     return (
         f'<figure><svg viewBox="0 0 {_SIDE} {_SIDE}" role="img" aria-label="X-ray with the boxes of its regions">'
-        f'<image href="{_data_uri(image.path)}" width="{_SIDE}" height="{_SIDE}"/>{boxes}</svg>'
+        f'<image href="{data_uri(image.path, _SIDE, "png")}" width="{_SIDE}" height="{_SIDE}"/>{boxes}</svg>'
         f"<figcaption>{escape(views)}</figcaption></figure>"
     )
 
@@ -149,13 +145,6 @@ def _region(one: RegionEvidence, colour: str) -> str:
         f'<li style="--region: {colour}"><b>{escape(one.region)}</b> '
         f"<small>significant: {one.significance:.0%}</small>{sentence}{more}</li>"
     )
-
-
-def _data_uri(path: Path) -> str:
-    """The square that the policy sees, without a file."""
-    png = io.BytesIO()
-    PILImage.fromarray(load_image(path, _SIDE)).save(png, "PNG")
-    return f"data:image/png;base64,{base64.b64encode(png.getvalue()).decode()}"
 
 
 def _without_folders(message: str, files: Sequence[str]) -> str:

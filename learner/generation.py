@@ -13,11 +13,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
-
 from actors.checkpoint import Checkpoint, weights_sha256
 from actors.writer import BATCH, ReportWriter
-from configs.load import resolve
+from configs.load import read_saved, resolve
 from configs.schema import Config
 from learner.checkpoints import latest_checkpoint
 from rrg.data import Study, StudySet
@@ -35,9 +33,7 @@ def run_config(run_dir: Path) -> Config:
     path = run_dir / "config.yaml"
     if not path.is_file():
         raise UserError(f"{path} does not exist: --run must be the directory of a run of learner.main")
-    loaded = OmegaConf.load(path)
-    assert isinstance(loaded, DictConfig)
-    return resolve(loaded)
+    return resolve(read_saved(path))
 
 
 def policy_folder(run_dir: Path, checkpoint: str) -> Path:

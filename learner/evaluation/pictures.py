@@ -7,14 +7,12 @@ boxes, where the study has them, are dashed. `learner/report/templates/page.css`
 
 from __future__ import annotations
 
-import base64
 import html
-import io
 from collections.abc import Sequence
 from typing import Final
 
 from rrg.data.study import Box, Study
-from rrg.model.drawing import significant
+from rrg.model.drawing import data_uri, significant
 from rrg.model.evidence import Evidence, RegionEvidence, first_frontal
 
 _SIDE: Final = 320
@@ -56,11 +54,5 @@ def _caption(one: RegionEvidence, colour: str) -> str:
 
 
 def _image(study: Study, index: int) -> str:
-    from PIL import Image as PILImage
-
-    from rrg.data.images import load_image
-
-    buffer = io.BytesIO()
-    PILImage.fromarray(load_image(study.images[index].path, _SIDE)).save(buffer, "JPEG", quality=85)
-    encoded = base64.b64encode(buffer.getvalue()).decode()
-    return f'<img alt="X-ray of the study" src="data:image/jpeg;base64,{encoded}">'
+    source = data_uri(study.images[index].path, _SIDE, "jpeg", quality=85)
+    return f'<img alt="X-ray of the study" src="{source}">'

@@ -18,6 +18,7 @@ import numpy as np
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from configs.load import read_saved
 from configs.schema import DataConfig, RewardConfig
 from learner.evaluation.bootstrap import Array
 from learner.evaluation.predictions import Prediction, read_predictions
@@ -169,10 +170,6 @@ def _json(path: Path) -> dict[str, Any] | None:
 
 
 def _config(path: Path) -> Mapping[str, Any]:
-    try:
-        found = OmegaConf.to_container(OmegaConf.load(path))
-    except (OmegaConfBaseException, ValueError) as error:
-        raise UserError(f"{path}: cannot be read ({str(error).splitlines()[0]}); restore the file") from error
-    if not isinstance(found, dict):
-        raise UserError(f"{path}: must be the config of a run")
+    found = OmegaConf.to_container(read_saved(path))
+    assert isinstance(found, dict)
     return {str(key): value for key, value in found.items()}

@@ -6,7 +6,10 @@ frontal image, for that is what boxes refer to (else its first image, without bo
 
 from __future__ import annotations
 
+import base64
+import io
 import textwrap
+from pathlib import Path
 from typing import Final
 
 from PIL import Image as PILImage
@@ -29,6 +32,14 @@ def significant(evidence: Evidence) -> list[tuple[RegionEvidence, str]]:
     """The regions with a significance of at least `SIGNIFICANT`, the most significant first, each with its colour."""
     chosen = sorted((one for one in evidence if one.significance >= SIGNIFICANT), key=lambda one: -one.significance)
     return [(one, COLOURS[index % len(COLOURS)]) for index, one in enumerate(chosen)]
+
+
+def data_uri(path: Path, side: int, kind: str, **options: int) -> str:
+    """The image as a page holds it, without a file: its square of `side` pixels, as "png" or "jpeg" with Pillow's
+    `options`. Raises UserError where it can't be read."""
+    encoded = io.BytesIO()
+    PILImage.fromarray(load_image(path, side)).save(encoded, kind, **options)
+    return f"data:image/{kind};base64,{base64.b64encode(encoded.getvalue()).decode()}"
 
 
 def draw_regions(study: Study, evidence: Evidence, side: int = 768) -> PILImage.Image:
