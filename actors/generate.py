@@ -39,7 +39,7 @@ from rrg.data.imagefiles import studies_of_folder, study_of_files
 from rrg.data.study import Split, Study
 from rrg.errors import UserError
 from rrg.model.drawing import draw_regions, significant
-from rrg.progress import Show
+from rrg.progress import Show, output_console
 
 _RESEARCH: Final = "For research: not for diagnosis."
 
@@ -47,7 +47,7 @@ _RESEARCH: Final = "For research: not for diagnosis."
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns the exit status."""
     args = parser().parse_args(arguments)
-    show = Show(Console(stderr=True, soft_wrap=True))
+    show = Show(output_console(stderr=True))
     status = carry_out(lambda: _run(args, show), debug=args.debug)
     if status == 130:
         print("stopped" + "; the same command goes on" * is_batch(args), file=sys.stderr)

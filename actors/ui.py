@@ -22,7 +22,7 @@ from actors.writer import ReportWriter
 from reward_server.errors import RewardError, RewardSetupError
 from reward_server.page.page_cli import TIMEOUT_S
 from reward_server.page.serving import PORT, OneThread, TookTooLongError, page, serve_page
-from reward_server.source_cli import add_source_arguments, check_unused, opened_source, port
+from reward_server.source_cli import add_source_arguments, check_source, opened_source, port
 from rrg.command import add_debug, carry_out
 from rrg.errors import UserError
 
@@ -40,7 +40,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _serve(args: argparse.Namespace) -> int:
-    check_unused(args)
+    check_source(args)
+    if args.threads is not None:
+        raise UserError("--threads: the policy's engine sets the threads of this process (rollout.threads of its run)")
     checkpoint = find_checkpoint(Path(args.checkpoint), args.stage)
     with page(args.timeout) as (blocks, thread), _opened_writer(checkpoint, thread) as writer:
         _fill(blocks, thread, writer, args)

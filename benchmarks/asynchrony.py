@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-from rich.console import Console
 
 from learner.evaluation.tables import filled_table, markdown_table
+from rrg.progress import output_console
 
 WARM_UP: Final = 2
 _IDLE: Final = ("idle_rollout", "idle_learner", "idle_reward")
@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             idle = [f"{100 * _mean(folder, name):.0f} %" for name in _IDLE]
             rate = f"{_mean(folder, 'samples') / seconds:.1f}"
             rows.append([kind, str(staleness), f"{seconds:.2f}", rate, f"{base / seconds:.2f}", *idle])
-    console = Console(width=None if Console().is_terminal else 200)
+    console = output_console()
     console.print(filled_table(header, rows))
     (out / "table.md").write_text(markdown_table(header, rows), encoding="utf-8")
     return 0

@@ -25,12 +25,12 @@ from pathlib import Path
 from typing import Final
 
 from omegaconf import DictConfig, OmegaConf
-from rich.console import Console
 
 from benchmarks import learning_table
 from learner.runs import ArmRun, seeds_of
 from rrg.command import add_debug, carry_out
 from rrg.errors import UserError
+from rrg.progress import output_console
 
 WARM: Final = "warm"
 MORE_SFT: Final = "more_sft"
@@ -99,7 +99,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _compare(args: argparse.Namespace) -> int:
-    console = Console(width=None if Console().is_terminal else 200)
+    console = output_console()
     runs = plan(Path(args.out), args.arms.split(","), seeds_of(args.seeds))
     failed = [] if args.table else [run for run in runs if not run.done(args.overrides, console)]
     finished = [run for run in runs if run.finished]

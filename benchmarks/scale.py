@@ -28,6 +28,7 @@ from configs.schema import Config
 from learner.evaluation.tables import filled_table, markdown_table
 from rrg.command import add_debug, carry_out
 from rrg.errors import UserError
+from rrg.progress import output_console
 
 _DEFAULT: Final = ("+exp=mimic_grpo", "model=llama2_7b", "rollout.kv_cache_mib=49152")
 # What the config needs to be complete, and the simulation does not read.
@@ -166,7 +167,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _scale(args: argparse.Namespace) -> int:
-    console = Console(width=None if Console().is_terminal else 220)
+    console = output_console()
     if args.validate is not None:
         return validate(args.validate, args.start, args.settings, args.overrides, console)
     _print(args, console)

@@ -23,6 +23,7 @@ from learner.evaluation.tables import filled_table
 from learner.runs import ArmRun, seeds_of
 from rrg.command import add_debug, carry_out
 from rrg.errors import UserError
+from rrg.progress import output_console
 
 ARMS: Final[Mapping[str, tuple[str, ...]]] = {
     FULL: (),
@@ -59,12 +60,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _ablate(args: argparse.Namespace) -> int:
-    console = Console()
+    console = output_console()
     runs = plan(Path(args.out), _arms(args.arms), seeds_of(args.seeds), args.overrides)
     failed = [run for run in runs if not run.done(args.overrides, console)]
     made = tabulate(runs, args.bootstrap)
     _write(Path(args.out), made)
-    _print(made, console if console.is_terminal else Console(width=200))
+    _print(made, console)
     return 1 if failed else 0
 
 

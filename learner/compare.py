@@ -12,7 +12,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
 from rich.markup import escape
 
 from learner.evaluation.tables import filled_table
@@ -23,6 +22,7 @@ from learner.report.page import write_page
 from learner.report.tables import Table
 from rrg.command import add_debug, carry_out
 from rrg.errors import UserError
+from rrg.progress import output_console
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -56,8 +56,7 @@ def compare(folders: Sequence[Path], policy: str | None, out: Path | None) -> in
     records = run_names([read_run(folder) for folder in folders])
     compared = bring_together(records, policy)
     config, tests = config_table(records), list(paired_tables(compared))
-    console = Console()
-    console = console if console.is_terminal else Console(width=200)  # a file or a pipe has no edge
+    console = output_console()
     for caption, table in [("Configs", config), *tests]:
         console.print(f"[bold]{escape(caption)}[/bold]", _terminal(table), sep="\n", highlight=False)
     for note in compared.notes:

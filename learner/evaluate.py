@@ -17,8 +17,6 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from rich.console import Console
-
 from configs.schema import Config, RewardConfig
 from learner.evaluation.arguments import parser, scoring_options
 from learner.evaluation.inputs import Inputs, read_baseline, read_inputs, run_config
@@ -37,7 +35,7 @@ from reward_server.scoring import plain_reward
 from reward_server.spec import reward_from_components
 from rrg.command import carry_out
 from rrg.errors import UserError
-from rrg.progress import Show
+from rrg.progress import Show, output_console
 
 os.environ.setdefault("GOMP_SPINCOUNT", "0")  # read when torch is imported
 
@@ -48,7 +46,7 @@ BASELINE = "baseline"
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns the exit status."""
     args = parser().parse_args(arguments)
-    show = Show(Console(stderr=True))
+    show = Show(output_console(stderr=True))
     mistakes = (UserError, RewardSetupError, RewardError)
     return carry_out(lambda: run(args, show), debug=args.debug, mistakes=mistakes)
 
@@ -80,11 +78,12 @@ def run(args: argparse.Namespace, show: Show) -> int:
     rivals = {name: measured[name] for name in controls}
     regions = measure_regions(inputs.evidence, inputs.studies or [], inputs.train)
     result = {**build_result(measured[SYSTEM], measured.get(BASELINE), rivals, protocol, notes), "regions": regions}
-    print_result(result, _stdout())
+    console = output_console()
+    print_result(result, console)
     if args.regions and regions is not None:
-        print_regions(regions, _stdout(), "of the policy")
+        print_regions(regions, console, "of the policy")
     elif args.regions:
-        _stdout().print("Regions: this policy has none (model.regions=off)", highlight=False)
+        console.print("Regions: this policy has none (model.regions=off)", highlight=False)
     _write(args, result, inputs, measured[SYSTEM])
     return 1 if any(system.failed for system in measured.values()) else 0
 
@@ -202,11 +201,6 @@ def _write_rexrank(path: Path, inputs: Inputs) -> None:
     from rrg.data.formats.rexrank import write_predictions
 
     write_predictions(path, only_file(Path(data.root), "*.json"), {row.id: row.hypothesis for row in inputs.rows})
-
-
-def _stdout() -> Console:
-    console = Console()
-    return console if console.is_terminal else Console(width=200)  # a file or a pipe has no edge
 
 
 if __name__ == "__main__":

@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from rich.console import Console
 
 from actors.env import rollout_env
 from configs.schema import Config
@@ -50,7 +49,7 @@ from reward_server.cluster import stay_on_loopback
 from rrg.data import StudySet, load_studies
 from rrg.errors import ProcessError, RunStoppedError, UserError
 from rrg.model.backbone import make_store
-from rrg.progress import Show
+from rrg.progress import Show, output_console
 
 RAY_STARTS = 3
 """Ray gives its processes 15 to 30 s to start, then gives up: too little on a machine that is busy for a moment."""
@@ -67,7 +66,7 @@ def run_job(cfg: Config, run_dir: Path) -> None:
         Interrupted: a signal ended the run.
         RunStoppedError: the run stopped itself.
     """
-    show = Show(Console())
+    show = Show(output_console())
     show.line(f"run directory: {run_dir}")
     try:
         studies, summary = _phases(cfg, run_dir, show)

@@ -10,7 +10,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from reward_server.backends import BACKENDS
 from reward_server.errors import RewardSetupError
@@ -20,6 +20,9 @@ from reward_server.threads import set_threads
 if TYPE_CHECKING:
     from reward_server.scoring import Source
     from reward_server.security import ClientSecurity
+
+
+_WAIT_S: Final = 10.0
 
 
 def add_backend_arguments(parser: argparse._ActionsContainer, *, required: bool) -> None:
@@ -43,7 +46,7 @@ def add_source_arguments(parser: argparse._ActionsContainer) -> None:
     add_backend_arguments(parser, required=False)
     parser.add_argument("--address", metavar="HOST:PORT[,...]", help="ask these servers instead of a backend here")
     parser.add_argument(
-        "--wait", type=float, default=10.0, metavar="S", help="seconds for a server to be ready (%(default)g)"
+        "--wait", type=float, default=_WAIT_S, metavar="S", help="seconds for a server to be ready (%(default)g)"
     )
     parser.add_argument("--timeout", type=float, default=600.0, metavar="S", help="seconds for a request (%(default)g)")
     parser.add_argument("--tls-ca", metavar="FILE", help="certificates that vouch for the servers (PEM)")
@@ -67,22 +70,29 @@ def port(text: str) -> int:
     return value
 
 
-def check_unused(args: argparse.Namespace) -> None:
-    """What would be ignored is refused: the scores would not be those that were asked for."""
-    asked = ScorerOptions("", args.weights, args.radgraph, args.device, args.dtype, args.idf)
-    if asked == ScorerOptions(""):
-        return
-    if args.backend is None:
+def check_source(args: argparse.Namespace) -> None:
+    """What would be ignored is refused: the scores, or who may see the reports, would not be as they were asked for."""
+    _check_backend(args)
+    servers = args.tls_ca, args.tls_cert, args.tls_key, args.tls_server_name, args.token_file
+    if args.address is None and (any(servers) or args.wait != _WAIT_S):
         raise RewardSetupError(
-            "--weights, --radgraph, --device, --dtype and --idf are for --backend: servers have theirs"
+            "--wait, --tls-ca, --tls-cert, --tls-key, --tls-server-name and --token-file are for --address"
         )
-    if args.backend == "embedded":
+
+
+def _check_backend(args: argparse.Namespace) -> None:
+    asked = ScorerOptions("", args.weights, args.radgraph, args.device, args.dtype, args.idf)
+    if args.backend is None and (asked != ScorerOptions("") or args.threads is not None):
+        raise RewardSetupError(
+            "--weights, --radgraph, --device, --dtype, --idf and --threads are for --backend: servers have theirs"
+        )
+    if args.backend == "embedded" and asked != ScorerOptions(""):
         raise RewardSetupError("--weights, --radgraph, --device, --dtype and --idf mean nothing to --backend embedded")
 
 
 def scorer_options(args: argparse.Namespace) -> ScorerOptions:
     """Also sets the threads, which torch reads once, when it is loaded."""
-    check_unused(args)
+    _check_backend(args)
     if "torch" not in sys.modules:  # a program that calls `main` may have loaded it, and keeps its threads
         set_threads(args.threads or len(os.sched_getaffinity(0)))
     return ScorerOptions(args.backend, args.weights, args.radgraph, args.device, args.dtype, args.idf)
@@ -93,8 +103,8 @@ def opened_source(args: argparse.Namespace) -> Iterator[Source]:
     """What scores: servers or a backend in this process."""
     if (args.address is None) == (args.backend is None):
         raise RewardSetupError("choose what scores: either --backend (in this process) or --address (servers)")
+    check_source(args)
     if args.address:
-        check_unused(args)
         from reward_server.client import RewardClient
 
         with RewardClient(args.address.split(","), args.timeout, _client_security(args)) as client:

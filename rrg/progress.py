@@ -9,12 +9,20 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Final
 
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-PLAIN_INTERVAL_S = 5.0
+PLAIN_INTERVAL_S: Final = 5.0
+_ENDLESS: Final = 220  # columns; of tables in a file or a pipe, which have no edge
+
+
+def output_console(*, stderr: bool = False) -> Console:
+    """A console as wide as the terminal, or wide enough for every table where there is none."""
+    console = Console(stderr=stderr)
+    return console if console.is_terminal else Console(stderr=stderr, width=_ENDLESS)
 
 
 class Show:
@@ -69,4 +77,6 @@ class Show:
 
     def line(self, text: str) -> None:
         """A line that stays, with the seconds since the start in front; `text` is rich's markup."""
-        self.console.print(f"[dim]{time.monotonic() - self._started:7.1f} s[/dim]  {text}", highlight=False)
+        self.console.print(
+            f"[dim]{time.monotonic() - self._started:7.1f} s[/dim]  {text}", highlight=False, soft_wrap=True
+        )

@@ -13,8 +13,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from configs.schema import DataConfig
 from learner.report.build import write_report
 from learner.report.data import RunRecord, read_run, section
@@ -22,7 +20,7 @@ from rrg.command import add_debug, carry_out
 from rrg.data import load_studies
 from rrg.data.study import Study
 from rrg.errors import UserError
-from rrg.progress import Show
+from rrg.progress import Show, output_console
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -58,7 +56,7 @@ def _studies(record: RunRecord) -> tuple[list[Study], list[str]]:
         return [], []
     data, unknown = section(record, "data", DataConfig)
     try:
-        studies = load_studies(data, progress=Show(Console(stderr=True)).advance)
+        studies = load_studies(data, progress=Show(output_console(stderr=True)).advance)
     except UserError as error:
         raise UserError(f"{error} (the run's data set has the X-rays; --no-pictures goes without)") from error
     notes = [f"config.yaml: fields of another version, left out: {', '.join(unknown)}"] if unknown else []

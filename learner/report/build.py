@@ -23,6 +23,7 @@ from learner.report.data import RunRecord, read_run, section
 from learner.report.gallery import EACH, Card, gallery
 from learner.report.page import write_page
 from learner.report.tables import Cell, Table, evaluation_table, result_tables
+from reward_server.errors import RewardError
 from rrg.data.study import Study
 from rrg.errors import UserError
 
@@ -40,11 +41,9 @@ def write_report(record: RunRecord, studies: Iterable[Study], notes: Iterable[st
     if not record.metrics and not record.policies and record.summary is None:
         raise UserError(f"{record.folder}: nothing to report yet: no metrics.jsonl, no samples, no summary.json")
     reward, unknown = section(record, "reward", RewardConfig)
-    known = {study.id: study for study in studies}
     last = record.last
-    earlier = record.policies[-2] if len(record.policies) > 1 else None
-    cards = [] if last is None else gallery(last, earlier, known, reward)
-    missing = [*record.missing, *notes]
+    cards, lacking = _cards(record, {study.id: study for study in studies}, reward)
+    missing = [*record.missing, *notes, *lacking]
     missing += [f"config.yaml: fields of another version, left out: {', '.join(unknown)}"] if unknown else []
     path = record.folder / REPORT
     write_page(
@@ -63,7 +62,7 @@ def write_report(record: RunRecord, studies: Iterable[Study], notes: Iterable[st
         warm_start=warm_start_charts(record),
         cards=cards,
         pictured=any(card.figure for card in cards),
-        compared=earlier is not None,
+        compared=len(record.policies) > 1,
         chosen="" if last is None else _chosen(len(last.rows), cards, last.title),
         findings=sorted(Counter(name for card in cards for name in card.findings).items()),
         config=OmegaConf.to_yaml(OmegaConf.create(dict(record.config))),
@@ -86,6 +85,18 @@ def attempt_report(folder: Path, studies: Iterable[Study], tell: Callable[[str],
     else:
         (folder / FAILED).unlink(missing_ok=True)
         tell(f"report (holds report text and X-rays): {path}")
+
+
+def _cards(record: RunRecord, known: Mapping[str, Study], reward: RewardConfig) -> tuple[list[Card], list[str]]:
+    """The gallery, and what it lacks: measures of another version may not have all that the reward is made of."""
+    if record.last is None:
+        return [], []
+    earlier = record.policies[-2] if len(record.policies) > 1 else None
+    try:
+        return gallery(record.last, earlier, known, reward), []
+    except RewardError as error:
+        told = f"per_study_{record.last.name}.csv: no bars of what adds to the reward ({error})"
+        return gallery(record.last, earlier, known, None), [told]
 
 
 def _about(record: RunRecord, reward: RewardConfig) -> str:

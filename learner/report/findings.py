@@ -20,7 +20,7 @@ Mark = Literal["matched", "missed", "invented"]
 
 @dataclass(frozen=True)
 class Piece:
-    """Part of a sentence; one with a mark states `findings`."""
+    """Part of a sentence; one with a mark states `findings`, which the mark is about."""
 
     text: str
     mark: Mark | None = None
@@ -70,11 +70,12 @@ def _pieces(sentence: str, others: AbstractSet[str], alone: Mark) -> Iterator[Pi
     done = 0
     for group in _overlapping(mentions_in(sentence)):
         start, end = group[0].start, max(one.end for one in group)
-        found = tuple(sorted({one.finding for one in group}))
         if done < start:
             yield Piece(sentence[done:start])
         # Of phrases that share words one mark is shown: what the other text lacks.
-        yield Piece(sentence[start:end], "matched" if others >= set(found) else alone, found)
+        found = {one.finding for one in group}
+        lacking = found - others
+        yield Piece(sentence[start:end], alone if lacking else "matched", tuple(sorted(lacking or found)))
         done = end
     if done < len(sentence):
         yield Piece(sentence[done:])

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page
 
+from actors.ui import main
 from configs.schema import Config
 from rrg.data import StudySet
 from tests.actors.conftest import make_run
@@ -94,8 +95,19 @@ def test_the_page_of_a_policy_is_heard_on_this_machine_alone(shown: Served) -> N
     assert shown.listens_on() == {"127.0.0.1"}
 
 
-def test_a_folder_without_a_policy_is_named(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "actors.ui", "--checkpoint", str(tmp_path / "none")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
-    assert f"error: {tmp_path / 'none'}: there is no such folder" in done.stderr
+@pytest.mark.parametrize(
+    ("flags", "reason"),
+    [
+        ([], "none: there is no such folder"),
+        (["--backend", "embedded", "--threads", "2"], "--threads: the policy's engine sets the threads"),
+        (["--token-file", "t"], "are for --address"),
+    ],
+)
+def test_a_mistake_is_one_line(
+    flags: list[str], reason: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--checkpoint", str(tmp_path / "none"), *flags]) == 2
+    told = capsys.readouterr().err
+    assert told.startswith("error: ")
+    assert reason in told
+    assert told.count("\n") == 1

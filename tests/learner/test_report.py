@@ -69,6 +69,13 @@ def test_a_matched_a_missed_and_an_invented_finding_are_marked_where_they_stand(
     assert "cardiac silhouette" in found.hypothesis[0].regions
 
 
+def test_of_findings_in_the_same_words_the_mark_names_those_that_it_is_about() -> None:
+    found = compare_texts("tortuous aorta .", "calcified tortuous aorta .")
+    assert found.hypothesis[0].pieces == (Piece("calcified tortuous aorta", "invented", ("aortic_calcification",)),)
+    both = compare_texts("calcified tortuous aorta .", "calcified tortuous aorta .").hypothesis[0].pieces
+    assert both == (Piece("calcified tortuous aorta", "matched", ("aortic_calcification", "tortuous_aorta")),)
+
+
 def test_pieces_give_the_sentence_back_and_marks_the_findings_of_the_lexicon() -> None:
     text = "no change in calcified granuloma of the right lung . cardiomegaly without significant change noted ."
     assert mentions_in("no change in the effusion") == [Mention("effusion", 17, 25)]
@@ -148,6 +155,19 @@ def test_the_command_writes_the_page_of_an_older_run_and_names_what_it_does_not_
     page = (run / "report.html").read_text()
     assert "fields of another version, left out: reward.of_yore" in page
     assert page.count('src="data:image/jpeg') == STUDIES
+
+
+def test_measures_that_lack_a_component_of_the_reward_leave_out_its_bars_alone(
+    make_run: MakeRun, good: list[str]
+) -> None:
+    run = make_run("small", good)
+    config = (run / "config.yaml").read_text()
+    (run / "config.yaml").write_text(config.replace("graph_f1: 1.0", "graph_f1: 1.0\n    of_yore: 1.0", 1))
+    page = write_report(read_run(run), ()).read_text()
+    assert "per_study_rl.csv: no bars of what adds to the reward" in page
+    assert "&#39;of_yore&#39;" in page
+    assert page.count("<article") == STUDIES
+    assert "graph_f1" in page
 
 
 def test_what_learner_evaluate_wrote_can_be_shown_too(make_run: MakeRun, good: list[str], tmp_path: Path) -> None:
