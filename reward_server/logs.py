@@ -8,6 +8,8 @@ from __future__ import annotations
 import json
 import logging
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 
 _FIELD = "fields"
@@ -18,15 +20,22 @@ def fields(**values: object) -> dict[str, dict[str, object]]:
     return {_FIELD: values}
 
 
-def configure(form: str, level: int = logging.INFO) -> None:
-    """Sends the server's log lines, and those of gRPC in it, to stderr as `form`, "text" or "json"."""
+@contextmanager
+def logged(form: str, level: int = logging.INFO) -> Iterator[None]:
+    """Sends the server's log lines, and those of gRPC in it, to stderr as `form`, "text" or "json"; then as before."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Json() if form == "json" else _Text())
-    for name in ("reward_server", "grpc"):
-        log = logging.getLogger(name)
-        log.handlers[:] = [handler]
+    logs = [logging.getLogger(name) for name in ("reward_server", "grpc")]
+    before = [(log.handlers[:], log.level, log.propagate) for log in logs]
+    for log in logs:
+        log.handlers[:], log.propagate = [handler], False
         log.setLevel(level)
-        log.propagate = False
+    try:
+        yield
+    finally:
+        for log, (handlers, old, propagate) in zip(logs, before, strict=True):
+            log.handlers[:], log.propagate = handlers, propagate
+            log.setLevel(old)
 
 
 def _values(record: logging.LogRecord) -> dict[str, object]:

@@ -20,7 +20,7 @@ from grpc_reflection.v1alpha import reflection
 from protos import reward_pb2, reward_pb2_grpc
 from reward_server.batching import Batcher
 from reward_server.errors import RewardError, RewardSetupError
-from reward_server.logs import configure, fields
+from reward_server.logs import fields, logged
 from reward_server.metrics import Metrics
 from reward_server.scorer import Scorer, ScorerOptions
 from reward_server.security import ServerSecurity, TokenCheck
@@ -146,13 +146,13 @@ class RewardServer:
 
 async def serve(options: ServeOptions) -> None:
     """Loads a backend and serves it until SIGINT or SIGTERM; prints the address when it is ready."""
-    configure(options.log_format)
     metrics = Metrics()
     server = RewardServer(limits=options.limits, security=options.security, metrics=metrics)
     stopped = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stopped.set)
     async with AsyncExitStack() as stack:
+        stack.enter_context(logged(options.log_format))
         stack.push_async_callback(server.stop)
         bound = await server.start(options.host, options.port)
         if options.metrics_port is not None:

@@ -6,7 +6,6 @@ import json
 import logging
 import socket
 import urllib.request
-from collections.abc import Iterator
 
 import grpc
 import pytest
@@ -14,7 +13,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 
 from protos import reward_pb2_grpc
 from reward_server.errors import RewardSetupError
-from reward_server.logs import configure, fields
+from reward_server.logs import fields, logged
 from reward_server.metrics import Metrics
 from reward_server.scorer import Scorer
 from tests.reward_server.conftest import RunningServer
@@ -63,28 +62,16 @@ def test_metrics_are_served_over_http_and_each_server_has_its_own() -> None:
     assert "batch_pairs_sum 0.0" in generate_latest(other.registry).decode()
 
 
-@pytest.fixture
-def loggers(capfd: pytest.CaptureFixture[str]) -> Iterator[None]:
-    """Puts back what `configure` changes, before the captured stderr is closed."""
-    changed = [logging.getLogger(name) for name in ("reward_server", "grpc")]
-    before = [(log.handlers[:], log.level, log.propagate) for log in changed]
-    yield
-    for log, (handlers, level, propagate) in zip(changed, before, strict=True):
-        log.handlers[:], log.propagate = handlers, propagate
-        log.setLevel(level)
-
-
-@pytest.mark.usefixtures("loggers")
 @pytest.mark.parametrize("form", ["text", "json"])
 def test_log_lines_have_their_fields_and_no_report(
     scorer: Scorer, capfd: pytest.CaptureFixture[str], form: str
 ) -> None:
-    configure(form)
-    running = RunningServer(scorer)
-    with grpc.insecure_channel(running.address) as channel:
-        reward_pb2_grpc.RewardServiceStub(channel).Score(request(PAIR, ("z" * 40_000, "")))
-    running.stop()
-    logging.getLogger("reward_server").warning("something", extra=fields(count=1))
+    with logged(form):
+        running = RunningServer(scorer)
+        with grpc.insecure_channel(running.address) as channel:
+            reward_pb2_grpc.RewardServiceStub(channel).Score(request(PAIR, ("z" * 40_000, "")))
+        running.stop()
+        logging.getLogger("reward_server").warning("something", extra=fields(count=1))
     lines = capfd.readouterr().err
     assert "pneumothorax" not in lines
     if form == "json":
