@@ -104,8 +104,7 @@ def forget_evaluation(folder: Path) -> None:
 def _tell(run: Run, metrics: Mapping[str, float]) -> None:
     shown = SHOWN | (SHOWN_ASYNC if run.cfg.rollout.max_staleness else {})
     step, steps = run.algo.rl_step, run.cfg.learner.rl.steps
-    run.show.line(f"  RL step {step}/{steps}  {_line(shown, metrics)}")
-    run.show.advance("RL steps", step, steps)
+    run.show.step("RL steps", step, steps, _line(shown, metrics))
 
 
 def _line(shown: Mapping[str, str], metrics: Mapping[str, float]) -> str:

@@ -13,7 +13,15 @@ from typing import Final
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 PLAIN_INTERVAL_S: Final = 5.0
 _ENDLESS: Final = 220  # columns; of tables in a file or a pipe, which have no edge
@@ -33,7 +41,7 @@ class Show:
         self.seconds: dict[str, float] = {}
         self._started = time.monotonic()
         self._bar: Progress | None = None
-        self._tasks: dict[str, int] = {}
+        self._tasks: dict[str, TaskID] = {}
         self._last_plain = 0.0
 
     @contextmanager
@@ -50,26 +58,35 @@ class Show:
             TextColumn("{task.fields[info]}"),
             console=self.console,
             disable=not self.console.is_terminal,
-        ) as self._bar:
-            self._tasks = {}
+        ) as bar:
+            self._bar, self._tasks = bar if self.console.is_terminal else None, {}
             try:
                 yield
             finally:
+                self._bar = None
                 self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - begun
         self.line(f"[bold]{name}[/bold] took {self.seconds[name]:.1f} s")
 
     def advance(self, what: str, done: int, total: int, metrics: Mapping[str, float] | None = None) -> None:
         """`done` of `total` pieces of `what` within the running phase."""
         info = "  ".join(f"{key} {value:.3g}" for key, value in (metrics or {}).items())
-        if self.console.is_terminal and self._bar is not None:
-            if what not in self._tasks:
-                self._tasks[what] = self._bar.add_task(what, total=total, info=info)
-            self._bar.update(self._tasks[what], completed=done, total=total, info=info)  # type: ignore[arg-type]
-            return
         now = time.monotonic()
-        if done >= total or now - self._last_plain > PLAIN_INTERVAL_S:
+        if self._bar is not None:
+            self._move(self._bar, what, done, total, info)
+        elif done >= total or now - self._last_plain > PLAIN_INTERVAL_S:
             self._last_plain = now
             self.line(f"  {what} {done}/{total}  {info}".rstrip())
+
+    def step(self, what: str, done: int, total: int, told: str) -> None:
+        """As `advance`, for a piece that is worth a line that stays on a terminal too; `told` is rich's markup."""
+        self.line(f"  {what} {done}/{total}  {told}")
+        if self._bar is not None:
+            self._move(self._bar, what, done, total, "")
+
+    def _move(self, bar: Progress, what: str, done: int, total: int, info: str) -> None:
+        if what not in self._tasks:
+            self._tasks[what] = bar.add_task(what, total=total, info=info)
+        bar.update(self._tasks[what], completed=done, total=total, info=info)
 
     def plain(self, text: str) -> None:
         """A `line` of text that may hold brackets: an error, a path."""
