@@ -32,6 +32,7 @@ START_S = 120.0
 def _ray(rollout_config: RolloutConfig) -> Iterator[None]:
     # Processes take turns here: they may outnumber the cores.
     ray.init(
+        "local",
         num_cpus=4,
         include_dashboard=False,
         log_to_driver=False,

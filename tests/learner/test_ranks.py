@@ -76,7 +76,7 @@ def studies(config: Config) -> list[Study]:
 
 @pytest.fixture(scope="module")
 def cluster(studies: list[Study]) -> Iterator[None]:
-    ray.init(num_cpus=8, include_dashboard=False, log_to_driver=False, object_store_memory=100 << 20)
+    ray.init("local", num_cpus=8, include_dashboard=False, log_to_driver=False, object_store_memory=100 << 20)
     yield
     ray.shutdown()
 
