@@ -1,11 +1,14 @@
 # The two commands of a newcomer: `make demo` and `make test`. Both set everything up first (once).
-# DEVICE=gpu installs the GPU lock; PYTHON=... chooses the interpreter (3.11); VENV=... the environment's folder.
+# DEVICE=gpu installs the GPU lock; PYTHON=... chooses the interpreter (3.11); VENV=... the environment's folder;
+# WORKERS=N how many tests run at a time.
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 DEVICE ?= cpu
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
 READY := $(VENV)/.ready-$(DEVICE)
+# Half of a test's time is waiting (for processes to start, mostly): two at a time, a file each, since its tests share engines.
+WORKERS ?= 2
 
 .PHONY: demo test test-slow lint setup lock protos reference docs wheel clean
 
@@ -13,7 +16,7 @@ demo: setup  ## The whole job on two cores: 20 minutes after the install.
 	$(VENV)/bin/python -m learner.main
 
 test: setup lint  ## The test suite.
-	$(VENV)/bin/python -m pytest
+	$(VENV)/bin/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 test-slow: setup  ## The long tests.
 	$(VENV)/bin/python -m pytest -m slow

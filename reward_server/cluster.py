@@ -37,6 +37,7 @@ def connected(address: str) -> Iterator[None]:
     import ray
 
     try:
+        check_choice(address)
         stay_on_loopback(address)
         ray.init(address=address, logging_level="ERROR", log_to_driver=False)
     except ConnectionError as error:
@@ -61,6 +62,21 @@ def reach(address: str) -> None:
         raise RewardSetupError(
             f"no Ray cluster answers at {address} ({error}): give --ray-address HOST:PORT"
         ) from error
+
+
+def check_choice(address: str) -> None:
+    """Raises RewardSetupError where "auto" could be several clusters of this machine, none of which was made its own by
+    `ray start`: Ray would take any of them, and the run of somebody else would be scaled."""
+    from ray._private import services
+
+    if address != "auto" or os.environ.get("RAY_ADDRESS") or services.find_bootstrap_address(None) is not None:
+        return
+    found = sorted(services.find_gcs_addresses())
+    if len(found) > 1:
+        raise RewardSetupError(
+            f"{len(found)} Ray clusters run on this machine ({', '.join(found)}): give --ray-address HOST:PORT, "
+            "which a run prints when it has started"
+        )
 
 
 def stay_on_loopback(address: str) -> None:
