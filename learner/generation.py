@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from actors.checkpoint import Checkpoint, weights_sha256
+from actors.checkpoint import Checkpoint, find_checkpoint, weights_sha256
 from actors.writer import BATCH, ReportWriter
 from configs.load import read_saved, resolve
 from configs.schema import Config
@@ -37,7 +37,7 @@ def run_config(run_dir: Path) -> Config:
 
 
 def policy_folder(run_dir: Path, checkpoint: str) -> Path:
-    """The policy of "warm_start", of the "latest" RL checkpoint, or in a folder given by path.
+    """The policy of "warm_start", of the "latest" or "best" RL checkpoint, or in a folder given by path.
 
     Raises UserError where it is not there.
     """
@@ -46,11 +46,15 @@ def policy_folder(run_dir: Path, checkpoint: str) -> Path:
         if newest is None:
             raise UserError(f"{run_dir}/checkpoints holds no RL checkpoint; use --checkpoint warm_start")
         return newest / "policy"
+    if checkpoint == "best":
+        return find_checkpoint(run_dir, "best").policy
     folder = run_dir / "warm_start" if checkpoint == "warm_start" else Path(checkpoint)
     if (folder / "policy" / "policy.json").is_file():
         return folder / "policy"
     if not (folder / "policy.json").is_file():
-        raise UserError(f"{folder} holds no policy (policy.json); --checkpoint warm_start, latest or a folder with one")
+        raise UserError(
+            f"{folder} holds no policy (policy.json): --checkpoint warm_start, latest, best, or a folder of one"
+        )
     return folder
 
 

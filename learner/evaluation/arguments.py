@@ -51,7 +51,9 @@ def scoring_options(args: argparse.Namespace) -> ScoringOptions:
 
 
 def _run_arguments(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--checkpoint", default="latest", metavar="NAME", help="warm_start, latest or a folder (latest)")
+    group.add_argument(
+        "--checkpoint", default="latest", metavar="NAME", help="warm_start, latest, best or a folder (latest)"
+    )
     group.add_argument("--out", metavar="FILE", help="JSON lines of the reports; one that is there is gone on with")
     group.add_argument("--limit", type=_positive, metavar="N", help="only the first N studies of the split")
     group.add_argument("--regions", action="store_true", help="table of boxes, significance and findings of regions")

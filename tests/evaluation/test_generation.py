@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 from rich.console import Console
 
 from configs.schema import Config, DataConfig, LLMConfig, ModelConfig, RewardConfig, RolloutConfig
@@ -116,6 +117,16 @@ def test_a_killed_call_goes_on_after_the_last_whole_lines_of_both_files(
         assert path.read_text() == whole
 
 
+def test_the_best_policy_is_the_one_that_the_run_announces(cfg: Config, tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.structured(cfg)))
+    for step in (10, 15, 20):
+        folder = tmp_path / "checkpoints" / f"step_1_{step:06d}" / "policy"
+        folder.mkdir(parents=True)
+        (folder / "policy.json").write_text("{}")
+    (tmp_path / "checkpoints" / "best").write_text("step_1_000015")
+    assert policy_folder(tmp_path, "best") == tmp_path / "checkpoints" / "step_1_000015" / "policy"
+
+
 def test_a_file_of_another_policy_is_refused(written: Path, cfg: Config, policy: Path, studies: StudySet) -> None:
     longer = dataclasses.replace(cfg, rollout=dataclasses.replace(cfg.rollout, max_new_tokens=13))
     with pytest.raises(UserError, match="another policy or other studies"):
@@ -129,6 +140,8 @@ def test_a_split_without_a_study_and_a_folder_without_a_policy_are_refused(
         generate_reports(cfg, policy, studies, "val", tmp_path / "out.jsonl", Show(Console(quiet=True)))
     with pytest.raises(UserError, match="no RL checkpoint"):
         policy_folder(tmp_path, "latest")
+    with pytest.raises(UserError, match="holds no best"):
+        policy_folder(tmp_path, "best")
     with pytest.raises(UserError, match="holds no policy"):
         policy_folder(tmp_path, "warm_start")
     with pytest.raises(UserError, match=r"config\.yaml does not exist"):
