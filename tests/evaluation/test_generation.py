@@ -140,7 +140,7 @@ def test_a_split_without_a_study_and_a_folder_without_a_policy_are_refused(
         generate_reports(cfg, policy, studies, "val", tmp_path / "out.jsonl", Show(Console(quiet=True)))
     with pytest.raises(UserError, match="no RL checkpoint"):
         policy_folder(tmp_path, "latest")
-    with pytest.raises(UserError, match="holds no best"):
+    with pytest.raises(UserError, match="neither a run directory"):
         policy_folder(tmp_path, "best")
     with pytest.raises(UserError, match="holds no policy"):
         policy_folder(tmp_path, "warm_start")
