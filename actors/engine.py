@@ -49,7 +49,8 @@ class RolloutEngine:
     """
 
     def __init__(self, llm_dir: Path, cfg: RolloutConfig, dtype: str = "float32") -> None:
-        """Takes seconds. Raises EngineError where the environment is not `rollout_env`'s, or GPUs are missing."""
+        """Takes seconds. Raises EngineError where the environment is not `rollout_env`'s, GPUs are missing, or vLLM
+        cannot run the LLM on CPUs."""
         if os.environ.get("VLLM_ENABLE_V1_MULTIPROCESSING") != "0":
             raise EngineError("start the process of a RolloutEngine with the environment of actors.env.rollout_env")
         from vllm.engine.arg_utils import EngineArgs
@@ -92,6 +93,8 @@ class RolloutEngine:
             weight_transfer_config={"backend": TRANSFER_BACKEND},
         )
         self._llm = LLMEngine.from_engine_args(args)
+        if on_cpu:
+            _check_heads(self._llm.model_config.get_head_size())
         self._llm.collective_rpc("init_weight_transfer_engine", args=({},))
 
     def assert_healthy(self) -> None:
@@ -267,3 +270,15 @@ class RolloutEngine:
         self.assert_healthy()
         if self._busy:
             raise EngineError("the rollout engine is busy: finish or close the running generate() first")
+
+
+def _check_heads(size: int) -> None:
+    """vLLM takes any size when it builds an engine and fails at the first attention, after the warm start of a run."""
+    from vllm.v1.attention.backends.cpu_attn import CPUAttentionBackend
+
+    supported = CPUAttentionBackend.get_supported_head_sizes()
+    if size not in supported:
+        raise EngineError(
+            f"attention heads of {size} values: on CPUs vLLM takes {', '.join(map(str, supported))}; "
+            "choose another LLM (model.llm: hidden_size / num_heads)"
+        )

@@ -8,7 +8,8 @@ It is an asyncio actor: its event loop is free at any time, for the next request
 RLlib's pings. All work on the engine is done in one thread, request after request, and the rewards of a request are
 awaited while the next one is written.
 
-`config.env_config`: `config` (`Config`), `policy_dir` (a folder of `rrg.model.build.save_policy`), and optionally
+`config.env_config`: `config` (`Config`), `policy_dir` (a folder of `rrg.model.build.save_policy` in the run directory,
+where an actor that ends by an error leaves it: `actors.errors`), and optionally
 `rewards` (`RewardAccess`); without it only requests without scores are answered.
 """
 
@@ -29,7 +30,7 @@ from typing import TYPE_CHECKING, Any
 import gymnasium
 from ray.rllib.env.env_runner import EnvRunner
 
-from actors.errors import EngineError
+from actors.errors import EngineError, record_failure
 from actors.trajectory import SampleRequest, Trajectory, WeightsRef
 from configs.schema import Config
 
@@ -54,10 +55,15 @@ class VLLMEnvRunner(EnvRunner):  # type: ignore[misc]
         self._client = ExitStack()
         self._metrics: dict[str, float] = {}
         self._stopping = False
+        self._run_dir = Path(env["policy_dir"]).parent
         # The engine is built in the thread that drives it: torch's and OpenMP's settings belong to a thread.
         self._engine_thread = ThreadPoolExecutor(1, "engine")
         self._waiting_threads = ThreadPoolExecutor(thread_name_prefix="rewards")
-        self._worker = self._engine_thread.submit(_build, self._cfg, Path(env["policy_dir"])).result()
+        try:
+            self._worker = self._engine_thread.submit(_build, self._cfg, Path(env["policy_dir"])).result()
+        except Exception:
+            record_failure(self._run_dir)
+            raise
 
     async def apply(self, func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """RLlib's manager makes all calls through this; what `func` returns is awaited if it has to be.
@@ -71,6 +77,7 @@ class VLLMEnvRunner(EnvRunner):  # type: ignore[misc]
             if self._stopping:
                 raise
             _logger.exception("a call of the rollout actor failed; the actor ends")
+            record_failure(self._run_dir)
             if self.config.restart_failed_env_runners:
                 await asyncio.sleep(self.config.delay_between_env_runner_restarts_s)
             os._exit(1)  # not sys.exit, which would wait for the engine's thread

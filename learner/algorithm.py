@@ -122,7 +122,7 @@ class ReportRL(Algorithm):  # type: ignore[misc]
         except IndexError as error:
             # RLlib found no actor that answers. If a rank failed, that is why (the actors wait for its policy).
             DeepSpeedLearnerGroup(self._cfg, self._ranks).wait()
-            raise ProcessError("no rollout actor started; the reason stands in the logs of Ray's workers") from error
+            raise ProcessError("no rollout actor started") from error
         self.learner_group.wait()
 
     @property

@@ -20,6 +20,7 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
+from actors.errors import FAILURES, last_failure
 from configs.load import GROUPS, register, resolve
 from configs.schema import Config
 from learner import plan
@@ -124,7 +125,14 @@ def run(cfg: Config) -> None:
         raise UserError(f"the disk is full: {error}; make room, then go on with resume={run_dir}") from error
     except ProcessError as error:
         (run_dir / "failed.txt").write_text(traceback.format_exc())
-        raise ProcessError(f"{error} (all of it: {run_dir}/failed.txt); resume={run_dir} goes on") from error
+        raise ProcessError(
+            f"{error}{_of_actors(run_dir)} (all of it: {run_dir}/failed.txt); resume={run_dir} goes on"
+        ) from error
+
+
+def _of_actors(run_dir: Path) -> str:
+    told = last_failure(run_dir)
+    return "" if told is None else f"; the last rollout actor that failed said: {told} ({run_dir}/{FAILURES})"
 
 
 def _lacking(cfg: Config) -> Iterator[str]:

@@ -98,7 +98,7 @@ class Pipeline(Generic[Answer]):
             work = self._waiting.popleft()
             self._attempts[work] = self._attempts.get(work, 0) + 1
             if self._attempts[work] > MAX_ATTEMPTS:
-                raise ProcessError(f"{work} was lost {MAX_ATTEMPTS} times; see the rollout actors' logs")
+                raise ProcessError(f"{work} was lost {MAX_ATTEMPTS} times, with the rollout actors that had it")
             load[runner] += 1
             # The runner does its pieces one after the other: this one may wait for those before.
             self._places[work] = _Place(runner, now + self._limits.timeout_s * load[runner])

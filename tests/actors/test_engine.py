@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from transformers import LlamaConfig
 
 from actors.engine import RolloutEngine
 from actors.errors import EngineError, PromptError, WeightsError
@@ -47,6 +48,17 @@ def reference_greedy(model: Any, prompt: Prompt, max_new_tokens: int) -> list[in
         eos_token_id=EOS, pad_token_id=0,
     )  # fmt: skip
     return [int(token) for token in out[0]]
+
+
+def test_heads_that_vllm_cannot_compute_are_refused_before_a_run_trains_them(
+    build_engine: Callable[..., RolloutEngine], llama: Any, tmp_path: Path
+) -> None:
+    small = LlamaConfig(
+        **{**llama.config.to_dict(), "num_attention_heads": 4, "num_key_value_heads": 4, "head_dim": 16}
+    )
+    small.save_pretrained(tmp_path)
+    with pytest.raises(EngineError, match="attention heads of 16 values: on CPUs vLLM takes 32, 64"):
+        build_engine(tmp_path)
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7])

@@ -15,6 +15,7 @@ import pytest
 import ray
 
 from actors.env import rollout_env
+from actors.errors import last_failure
 from actors.runner import VLLMEnvRunner
 from actors.trajectory import SampleRequest, WeightsRef
 from actors.weights import weights_digest
@@ -153,12 +154,15 @@ def test_offered_weights_reach_an_actor_at_work(
 
 
 def test_refused_weights_end_the_actor_and_another_takes_its_place(
-    group: Any, request_0: SampleRequest, other_policy: ReportPolicy
+    group: Any, request_0: SampleRequest, other_policy: ReportPolicy, policy_dir: Path
 ) -> None:
     wrong = dataclasses.replace(request_0.weights, version=5, canary=published(other_policy, 5).canary)
     asked = dataclasses.replace(request_0, weights=wrong)
     group.foreach_env_runner_async("sample_and_metrics", tag="sample", kwargs={"request": asked})
     wait_for(lambda: not group.fetch_ready_async_reqs(tags="sample", timeout_seconds=0.05) and lost(group))
+    said = last_failure(policy_dir.parent)
+    assert said is not None
+    assert "WeightsError" in said, "the run's directory tells why the actor ended"
     assert wait_for(group.probe_unhealthy_env_runners) == [1]
     assert call(group, "get_state") == {"version": None}
     assert all(t.failed is None for t in call(group, "sample", request=request_0))
