@@ -80,7 +80,12 @@ def test_what_cannot_be_reported_is_a_message_by_the_uploaded_name(page: Page, s
     (tmp_path / "broken.png").write_bytes(b"no picture")
     write_report(page, tmp_path / "broken.png")
     page.wait_for_selector(".problem:has-text('broken.png')")
-    assert str(shown.uploads) not in page.inner_text(".problem")
+    assert page.inner_text(".problem") == "broken.png: is not a PNG, JPEG or DICOM image"
+
+
+def test_the_page_says_that_the_policy_knows_rendered_xrays_alone(page: Page) -> None:
+    about = page.locator(".backend").first.inner_text()
+    assert about.endswith(", trained on rendered X-rays: what it writes of a real one means nothing.")
 
 
 def test_two_reports_are_compared_in_the_other_tab(page: Page) -> None:
