@@ -43,12 +43,12 @@ reference: setup  ## Writes docs/reference/ from the typed configs and the comma
 	$(VENV)/bin/python docs/commands.py > build/commands.md && mv build/commands.md docs/reference/commands.md
 
 docs: setup  ## The site, in build/site; a broken link or anchor, or a page that is not in the nav, is an error.
-	$(VENV)/bin/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict --quiet
 	@echo "open build/site/index.html"
 
 wheel: setup  ## The package, in dist/; it runs outside of the checkout.
 	rm -rf build/lib
-	$(VENV)/bin/python -m build --wheel --no-isolation
+	$(VENV)/bin/python -m build --wheel --no-isolation -C--global-option=--quiet
 
 clean:  ## Removes the environment, the caches and the stamps (not outputs/).
 	rm -rf $(VENV) .cache .mypy_cache .ruff_cache .pytest_cache

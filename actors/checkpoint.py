@@ -58,6 +58,12 @@ class Checkpoint:
             raise UserError(f"{file} is damaged, or another version wrote it") from error
 
     @property
+    def caution(self) -> str | None:
+        """What must be known of all that the policy writes, as far as its run's config tells."""
+        rendered = self.of_run and self.data.name == RENDERED
+        return "trained on rendered X-rays: what it writes of a real one means nothing" if rendered else None
+
+    @property
     def views(self) -> frozenset[View]:
         """The views that the policy can have been trained on, as far as its run's config tells."""
         if self.of_run and (self.data.name == RENDERED or self.data.views == "frontal"):

@@ -28,14 +28,14 @@ from rich.text import Text
 from actors.checkpoint import Checkpoint, find_checkpoint
 from actors.generate_arguments import check, is_batch, parser, views_of
 from actors.reportfile import ReportFile, row_of
-from actors.writer import BATCH, ReportWriter, Written
+from actors.writer import BATCH, ReportWriter, Written, check_views, own_words
 from configs.schema import DataConfig
 from rrg.command import carry_out
 from rrg.data.dataset import load_studies
 from rrg.data.formats.fields import only_file
 from rrg.data.formats.rexrank import write_predictions
 from rrg.data.imagecache import batches
-from rrg.data.imagefiles import studies_of_folder, study_of_files
+from rrg.data.imagefiles import check_images, studies_of_folder, study_of_files
 from rrg.data.study import Split, Study
 from rrg.errors import UserError
 from rrg.model.drawing import draw_regions, significant
@@ -60,6 +60,8 @@ def _run(args: argparse.Namespace, show: Show) -> int:
     if args.cache_dir is not None:
         checkpoint = replace(checkpoint, data=replace(checkpoint.data, cache_dir=args.cache_dir))
     show.line(f"checkpoint: {escape(checkpoint.name)}")
+    if checkpoint.caution is not None and not args.own_data:
+        show.line(checkpoint.caution)
     return _batch(args, checkpoint, show) if is_batch(args) else _one(args, checkpoint, show)
 
 
@@ -72,6 +74,7 @@ def _one(args: argparse.Namespace, checkpoint: Checkpoint, show: Show) -> int:
     paths = [Path(path) for path in args.inputs]
     given = {name: text or "" for name, text in told.items()}
     study = study_of_files(paths, paths[0].name, views=views_of(args.views), **given)
+    _check_images(study, checkpoint)
     with _writer(args, checkpoint, show) as writer:
         written = writer.write(study)
         if args.json:
@@ -81,7 +84,18 @@ def _one(args: argparse.Namespace, checkpoint: Checkpoint, show: Show) -> int:
         show.line(f"the report came {_since_start():.1f} s after the start, on {writer.device}. {_RESEARCH}")
     if args.boxes is not None:
         draw_regions(study, written.evidence).save(args.boxes)
+        if not significant(written.evidence):
+            show.line("no region is significant: no boxes")
     return 0
+
+
+def _check_images(study: Study, checkpoint: Checkpoint) -> None:
+    """A wrong file is told before the engine is built, which takes long. Raises UserError."""
+    check_views(study, checkpoint)
+    try:
+        check_images(study)
+    except (UserError, OSError) as error:
+        raise UserError(own_words(study, error)) from error
 
 
 def _batch(args: argparse.Namespace, checkpoint: Checkpoint, show: Show) -> int:
@@ -150,12 +164,14 @@ def _write(
                     failed += 1
                     show.line(escape(f"no report of {one.study.id}: {one.failed}"))
             written += len(group)
-            show.advance("reports", written, len(studies))
+            show.advance("studies", written, len(studies))
         seconds = time.monotonic() - begun
     shares = {name: share / seconds for name, share in writer.seconds.items()}
     spent = ", ".join(f"{name} {share:.0%}" for name, share in shares.items())
+    reports = "1 report" if written - failed == 1 else f"{written - failed} reports"
+    without = f", {failed} without one," if failed else ""
     show.line(
-        f"{written - failed} reports in {seconds:.1f} s on {writer.device}: {written / seconds:.1f} studies a second "
+        f"{reports}{without} in {seconds:.1f} s on {writer.device}: {written / seconds:.1f} studies a second "
         f"({spent}); the first {min(BATCH, written)} were there {first:.1f} s after the start. {_RESEARCH}"
     )
     measured = {"written": written - failed, "seconds": seconds, "studies_per_second": written / seconds}

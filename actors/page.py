@@ -62,7 +62,9 @@ class Reporting:
 
 def report_tab(reporting: Reporting) -> None:
     """Adds the tab's content to the page that is being built."""
-    gr.HTML(f'<p class="backend">Written by the policy <b>{escape(reporting.checkpoint.name)}</b>.</p>')
+    caution = reporting.checkpoint.caution
+    about = f"Written by the policy <b>{escape(reporting.checkpoint.name)}</b>{f', {caution}' if caution else ''}."
+    gr.HTML(f'<p class="backend">{about}</p>')
     with gr.Row():
         files = gr.File(
             label="X-rays (PNG, JPEG, DICOM)",

@@ -24,7 +24,9 @@ from actors.env import rollout_env
 from actors.errors import PromptError
 from actors.samples import Prompt, Sample, Sampling
 from configs.schema import BackboneConfig, RolloutConfig
+from rrg.data.dicom import IN_A_SET
 from rrg.data.imagecache import batches
+from rrg.data.imagefiles import FILES
 from rrg.data.study import Study
 from rrg.errors import UserError
 from rrg.model.evidence import Evidence
@@ -130,15 +132,11 @@ class ReportWriter:
             pool.shutdown(cancel_futures=True)
 
     def _load(self, study: Study) -> ImageBatch | str:
-        strange = sorted({image.view for image in study.images} - self.checkpoint.views)
-        if strange:
-            known = ", ".join(sorted(self.checkpoint.views))
-            path = next(image.path for image in study.images if image.view == strange[0])
-            return f"{path}: a {strange[0]} view: this policy was trained on {known} views alone; leave the image out"
         try:
+            check_views(study, self.checkpoint)
             return self._store.load_batch([study])
         except (UserError, OSError) as error:
-            return str(error)
+            return own_words(study, error)
 
     def _awaited(self, study: Study, images: Future[ImageBatch | str]) -> tuple[Study, ImageBatch | str]:
         begun = time.monotonic()
@@ -181,6 +179,24 @@ class ReportWriter:
             return Written(study, failed=f"study {study.id}: {sample.failed}")
         report = self._policy.decode(sample.token_ids.tolist())
         return Written(study, report, evidence, cut=sample.finish_reason == "length")
+
+
+def check_views(study: Study, checkpoint: Checkpoint) -> None:
+    """Raises UserError for an image of a view that the policy was not trained on."""
+    strange = next((image for image in study.images if image.view not in checkpoint.views), None)
+    if strange is None:
+        return
+    path, known = strange.path, ", ".join(sorted(checkpoint.views))
+    what = f"a {strange.view} view"
+    if strange.guessed:
+        named = f"{path.stem}_frontal{path.suffix}"
+        what = f"taken for {what} (it is not the first image, and its name tells no view; {named} would)"
+    raise UserError(f"{path}: {what}: this policy was trained on {known} views alone; leave the image out")
+
+
+def own_words(study: Study, error: Exception) -> str:
+    """What is wrong with the study's images; of a person's own files without the advice for data sets."""
+    return str(error).removesuffix(IN_A_SET) if study.source == FILES else str(error)
 
 
 def _rollout_for(cfg: RolloutConfig, device: str | None) -> RolloutConfig:

@@ -28,7 +28,7 @@ from learner.evaluation.scoring import NO_BACKEND, Scoring, opened
 from learner.evaluation.studies import CONTROLS, control_reports, finding_truth
 from learner.evaluation.system import System, Task, measure
 from learner.evaluation.tables import print_result
-from learner.evaluation.worst import cases_of, worst_cases
+from learner.evaluation.worst import cases_of, telling_cases, worst_cases
 from learner.report.cases import SUFFIXES, write_cases, write_worst
 from reward_server.errors import RewardError, RewardSetupError
 from reward_server.scoring import plain_reward
@@ -188,8 +188,8 @@ def _write(args: argparse.Namespace, result: Result, inputs: Inputs, system: Sys
         by = "reward" if "reward" in system.per_study else "rougeL"
         write_worst(Path(args.worst), worst_cases(cases, by, args.worst_count), by)
     if args.pictures:
-        shown = cases[: int(args.pictures[0])]
-        write_cases(Path(args.pictures[1]), shown, f"The first {len(shown)} studies")
+        shown = telling_cases(cases, int(args.pictures[0]))
+        write_cases(Path(args.pictures[1]), shown, f"{len(shown)} studies, most significant regions first")
 
 
 def _write_rexrank(path: Path, inputs: Inputs) -> None:

@@ -103,10 +103,17 @@ def _output_arguments(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--json", metavar="FILE", help="every number")
     group.add_argument("--rexrank", metavar="FILE", help="a run on data=rexrank: its JSON with model_prediction")
     group.add_argument("--per-study", metavar="FILE", help="CSV with a row a study; no report text")
-    group.add_argument("--worst", metavar="FILE", help=".html with pictures and reports of the worst studies, or .png")
+    group.add_argument(
+        "--worst",
+        metavar="FILE",
+        help="the worst studies: .html with pictures and reports, or .png of X-rays and labels",
+    )
     group.add_argument("--worst-count", type=_positive, default=20, metavar="N", help="how many (20)")
     group.add_argument(
-        "--pictures", nargs=2, metavar=("N", "FILE"), help=".html of the first N studies: pictures, regions, reports"
+        "--pictures",
+        nargs=2,
+        metavar=("N", "FILE"),
+        help=".html of N studies: pictures, regions, reports; those with the most significant regions first",
     )
 
 

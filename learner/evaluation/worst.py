@@ -1,4 +1,4 @@
-"""Studies for people to look at (`learner.report.cases` draws them): what is told of each, and which are the worst."""
+"""Studies for people to look at (`learner.report.cases` draws them): what is told of each, and which to show."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from learner.evaluation.bootstrap import Array
 from learner.evaluation.predictions import Prediction
 from rrg.data.study import Study
+from rrg.model.drawing import significant
 from rrg.model.evidence import Evidence
 
 
@@ -38,6 +39,15 @@ def cases_of(
         )
         for index, row in enumerate(rows)
     ]
+
+
+def telling_cases(cases: Sequence[Case], count: int) -> list[Case]:
+    """`count` studies, those with the most significant regions first, then abnormal ones, else in their order."""
+    return sorted(cases, key=lambda case: (-len(significant(case.evidence)), not _abnormal(case)))[:count]
+
+
+def _abnormal(case: Case) -> bool:
+    return case.study is not None and case.study.abnormal
 
 
 def worst_cases(cases: Sequence[Case], by: str, count: int) -> list[Case]:

@@ -62,6 +62,7 @@ def write_report(record: RunRecord, studies: Iterable[Study], notes: Iterable[st
         warm_start=warm_start_charts(record),
         cards=cards,
         pictured=any(card.figure for card in cards),
+        barred=any(card.terms or card.components for card in cards),
         compared=len(record.policies) > 1,
         chosen="" if last is None else _chosen(len(last.rows), cards, last.title),
         findings=sorted(Counter(name for card in cards for name in card.findings).items()),

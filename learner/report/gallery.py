@@ -15,6 +15,7 @@ from markupsafe import Markup
 from configs.schema import RewardConfig
 from learner.evaluation.bootstrap import Array
 from learner.evaluation.finished import components_of
+from learner.evaluation.measures import FINDING_COLUMNS
 from learner.evaluation.pictures import picture
 from learner.evaluation.worst import Case
 from learner.report.data import PolicyRecord
@@ -28,6 +29,8 @@ EACH: Final = 20
 
 _UNBOUNDED: Final = ("radcliq", "embedded")
 """Components that are no shares of 1 have names that start so."""
+
+_COUNTS: Final = ("words", *FINDING_COLUMNS)
 
 
 @dataclass(frozen=True)
@@ -74,6 +77,11 @@ class Card:
         """All findings that anyone names for the study."""
         named = (*self.texts.matched, *self.texts.missed, *self.texts.invented, *(self.codes or ()))
         return tuple(sorted(set(named)))
+
+    @property
+    def told(self) -> str:
+        """All scores as text; counts are whole numbers."""
+        return ", ".join(f"{name} {value:.{0 if name in _COUNTS else 3}f}" for name, value in self.scores.items())
 
     @property
     def words(self) -> str:

@@ -16,7 +16,7 @@ from typing import Any, Final
 from rrg.data.imagecache import batches
 from rrg.data.images import image_size, load_image
 from rrg.data.study import Image, Study
-from rrg.data.studyset import SPLITS, Problem, ProblemLog
+from rrg.data.studyset import NO_FIELD, SPLITS, Problem, ProblemLog
 from rrg.errors import UserError
 
 # Lower ends of the bins of the length histogram, words.
@@ -144,7 +144,7 @@ def _until_error(studies: Iterable[Study], stopped: list[Problem]) -> Iterator[S
     try:
         yield from studies
     except UserError as error:
-        stopped.append(Problem("reading stopped", "-", str(error)))
+        stopped.append(Problem("reading stopped", NO_FIELD, str(error)))
 
 
 def _looks_wrong(path: Path, decode: bool) -> str | None:

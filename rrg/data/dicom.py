@@ -22,7 +22,11 @@ from pydicom.pixels.processing import apply_rescale, apply_windowing
 from rrg.errors import UserError
 
 Grey = npt.NDArray[np.float32]
+IN_A_SET: Final = "; restore the file or drop the study"
+"""How a message about a file that can't be read ends: advice for data sets."""
+
 _SUFFIXES: Final = (".dcm", ".dicom")
+_FORCE: Final = " Use force=True to force reading."  # pydicom's advice to programmers
 _MAGIC_AT: Final = 128
 # Pictures of other machines; a missing modality (anonymised files) is taken for an X-ray.
 _NO_XRAY: Final = ("CT", "MR", "US", "PT", "NM", "MG", "OPT", "ECG")
@@ -77,13 +81,11 @@ def _parsing(path: Path) -> Iterator[None]:
     except UserError:
         raise
     except FileNotFoundError as error:
-        raise UserError(f"{path}: image is missing; restore the file or drop the study") from error
+        raise UserError(f"{path}: image is missing{IN_A_SET}") from error
     # pydicom converts elements when they are asked for, and its errors have no common base.
     except Exception as error:
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise UserError(
-            f"{path}: image can't be read as DICOM ({reason}); restore the file or drop the study"
-        ) from error
+        reason = " ".join(str(error).split()).removesuffix(_FORCE)[:200] or type(error).__name__
+        raise UserError(f"{path}: image can't be read as DICOM ({reason}){IN_A_SET}") from error
 
 
 def _check_kind(path: Path, data: pydicom.Dataset, has_pixels: bool) -> None:

@@ -15,11 +15,14 @@ from typing import Final
 
 from rrg.data.dicom import is_dicom, view_position
 from rrg.data.formats.fields import frontal_first, view_of
+from rrg.data.images import load_image
 from rrg.data.sections import clean
 from rrg.data.study import Image, Report, Study, View
 from rrg.errors import UserError
 
+FILES: Final = "files"
 SUFFIXES: Final = (".png", ".jpg", ".jpeg", ".dcm", ".dicom")
+_CHECKED: Final = 224  # pixels
 
 
 def study_of_files(
@@ -39,14 +42,24 @@ def study_of_files(
             raise UserError(f"{path}: {'is a folder' if path.is_dir() else 'there is no such file'}; name an image")
     if views is not None and len(views) != len(paths):
         raise UserError(f"{len(views)} views for {len(paths)} images: give one an image, in their order")
-    chosen = views or [_view(path) or ("frontal" if index == 0 else "lateral") for index, path in enumerate(paths)]
+    told: Sequence[View | None] = views or [_view(path) for path in paths]
+    images = [
+        Image(path, view or ("frontal" if index == 0 else "lateral"), guessed=view is None)
+        for index, (path, view) in enumerate(zip(paths, told, strict=True))
+    ]
     return Study(
         id=study_id,
         split="test",
-        images=frontal_first([Image(path, view) for path, view in zip(paths, chosen, strict=True)]),
+        images=frontal_first(images),
         report=Report(indication=clean(indication), comparison=clean(comparison)),
-        source="files",
+        source=FILES,
     )
+
+
+def check_images(study: Study) -> None:
+    """Raises UserError unless all images can be decoded."""
+    for image in study.images:
+        load_image(image.path, _CHECKED)
 
 
 def studies_of_folder(folder: Path) -> tuple[list[Study], int]:

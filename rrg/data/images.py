@@ -10,9 +10,9 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 from PIL import Image as PILImage
-from PIL import ImageOps
+from PIL import ImageOps, UnidentifiedImageError
 
-from rrg.data.dicom import dicom_size, is_dicom, read_dicom
+from rrg.data.dicom import IN_A_SET, dicom_size, is_dicom, read_dicom
 from rrg.errors import UserError
 
 # What Pillow raises for damaged files; a truncated one is an OSError, as is one of no known format.
@@ -62,8 +62,10 @@ def image_size(path: Path) -> tuple[int, int]:
 
 def _unreadable(path: Path, error: BaseException) -> UserError:
     if isinstance(error, FileNotFoundError):
-        return UserError(f"{path}: image is missing; restore the file or drop the study")
-    return UserError(f"{path}: image can't be read ({error}); restore the file or drop the study")
+        return UserError(f"{path}: image is missing{IN_A_SET}")
+    if isinstance(error, UnidentifiedImageError):
+        return UserError(f"{path}: is not a PNG, JPEG or DICOM image{IN_A_SET}")
+    return UserError(f"{path}: image can't be read ({error}){IN_A_SET}")
 
 
 def _open_grey(path: Path, size: int) -> PILImage.Image:

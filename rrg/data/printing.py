@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from itertools import islice
 
 from rrg.data.checks import CheckReport
+from rrg.data.studyset import NO_FIELD
 
 
 def print_progress(name: str, done: int, total: int) -> None:
@@ -26,9 +27,9 @@ def print_report(report: CheckReport, most: int | None) -> None:
         print(f"skipped on purpose: {count}, {reason}")
     print(f"without findings: {len(report.empty_reports)} studies")
     _list("bad records", (str(problem) for problem in report.problems), len(report.problems), most)
-    if report.problems:
-        # "study 50414200: image" is one field of many studies.
-        fields = Counter(problem.field.rsplit(": ", 1)[-1] for problem in report.problems)
+    # "study 50414200: image" is one field of many studies.
+    fields = Counter(one.field.rsplit(": ", 1)[-1] for one in report.problems if one.field != NO_FIELD)
+    if fields:
         print("  by field: " + ", ".join(f"{field} {count}" for field, count in fields.most_common(10)))
     _list("missing files", report.missing_files, len(report.missing_files), most)
     _list("corrupt files", report.corrupt_files.values(), len(report.corrupt_files), most)

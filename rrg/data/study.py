@@ -6,7 +6,7 @@ Contract: every loader in `rrg.data` yields `Study`; nothing downstream knows wh
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal
 
@@ -19,10 +19,11 @@ IMPRESSION_MARK: Final = "impression ."
 
 @dataclass(frozen=True)
 class Image:
-    """One X-ray on disk; decoded only when asked for."""
+    """One X-ray on disk; decoded only when asked for. `guessed`: nothing but its place among others tells the view."""
 
     path: Path
     view: View
+    guessed: bool = field(default=False, compare=False)
 
 
 @dataclass(frozen=True)

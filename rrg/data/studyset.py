@@ -13,11 +13,13 @@ from rrg.data.study import Split, Study
 from rrg.errors import UserError
 
 SPLITS: Final[tuple[Split, ...]] = get_args(Split)
+NO_FIELD: Final = "-"
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One bad record: the file, the field in it, and what is wrong; the image file that is missing, if that is it."""
+    """One bad record: the file, the field in it (`NO_FIELD`: the record is none), and what is wrong; the image file
+    that is missing, if that is it."""
 
     file: str
     field: str
@@ -25,7 +27,7 @@ class Problem:
     missing_file: str | None = None
 
     def __str__(self) -> str:
-        return f"{self.file}: {self.field}: {self.reason}"
+        return f"{self.file}: {self.reason}" if self.field == NO_FIELD else f"{self.file}: {self.field}: {self.reason}"
 
 
 @dataclass

@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import stat
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -113,6 +114,15 @@ def save_policy(policy: ReportPolicy, folder: Path) -> None:
         save_backbone(policy.backbone, folder / "backbone")
     policy.tokenizer.save_pretrained(folder / "tokenizer")
     (folder / "policy.json").write_text(json.dumps(description, indent=2))
+    share_weights(folder, like=folder / "policy.json")
+
+
+def share_weights(folder: Path, like: Path) -> None:
+    """Gives the weights in `folder` the mode of the file `like`: safetensors writes for the owner alone, whatever the
+    umask. Those that are linked to belong to another policy, too."""
+    for path in folder.rglob("*.safetensors"):
+        if path.stat().st_nlink == 1:
+            path.chmod(stat.S_IMODE(like.stat().st_mode))
 
 
 def load_policy(folder: Path) -> ReportPolicy:

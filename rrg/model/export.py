@@ -17,17 +17,22 @@ from rrg.errors import UserError
 
 
 def export_llm(policy_dir: Path, out: Path) -> None:
-    """Writes the folder. Raises UserError where `policy_dir` is no policy, or `out` is there already."""
-    from rrg.model.build import load_policy
-    from rrg.model.lora import merged_state_dict, remove_lora
-
+    """Writes the folder; `policy_dir` may be a checkpoint's, too. Raises UserError where it is no policy, or `out` is
+    there already, before torch is loaded."""
     if out.exists():
         raise UserError(f"{out} exists already: name a new folder")
-    policy = load_policy(policy_dir)
+    found = next((folder for folder in (policy_dir, policy_dir / "policy") if (folder / "policy.json").is_file()), None)
+    if found is None:
+        raise UserError(f"{policy_dir} is no policy (policy.json): name RUN/warm_start or RUN/checkpoints/step_N")
+    from rrg.model.build import load_policy, share_weights
+    from rrg.model.lora import merged_state_dict, remove_lora
+
+    policy = load_policy(found)
     merged = merged_state_dict(policy.llm)
     remove_lora(policy.llm)
     policy.llm.save_pretrained(out, state_dict=merged)
     policy.tokenizer.save_pretrained(out)
+    share_weights(out, like=out / "config.json")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -35,7 +40,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m rrg.model.export", description="Write a saved policy's language model as a Hugging Face folder."
     )
-    parser.add_argument("policy", type=Path, metavar="POLICY", help="folder of a policy, e.g. RUN/checkpoints/final")
+    parser.add_argument(
+        "policy",
+        type=Path,
+        metavar="POLICY",
+        help="RUN/warm_start, RUN/checkpoints/step_N, or another folder of a policy",
+    )
     parser.add_argument("out", type=Path, metavar="OUT", help="folder to write (must not exist)")
     add_debug(parser)
     args = parser.parse_args(arguments)

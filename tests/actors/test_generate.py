@@ -154,8 +154,19 @@ def test_a_study_that_cannot_be_written_is_named_and_the_others_are_written(
 
 
 def test_a_view_that_the_policy_was_not_trained_on_is_refused(writer: ReportWriter, xrays: Path) -> None:
+    two = study_of_files([xrays / "a.png", xrays / "d.png"], "two", views=["frontal", "lateral"])
     with pytest.raises(UserError, match=r"d\.png: a lateral view: this policy was trained on frontal views alone"):
+        writer.write(two)
+
+
+def test_a_view_that_is_a_guess_is_said_to_be_one_with_the_name_that_would_tell(
+    writer: ReportWriter, xrays: Path, tmp_path: Path
+) -> None:
+    guess = r"d\.png: taken for a lateral view \(.* its name tells no view; d_frontal\.png would\): this policy was"
+    with pytest.raises(UserError, match=guess):
         writer.write(study_of_files([xrays / "a.png", xrays / "d.png"], "two"))
+    named = Path(shutil.copy(xrays / "d.png", tmp_path / "d_frontal.png"))
+    assert writer.write(study_of_files([xrays / "a.png", named], "two")).report
 
 
 def test_a_policy_with_a_backbone_of_its_own_gets_pixels_of_its_size_without_its_run(
@@ -256,6 +267,29 @@ def test_flags_that_contradict_each_other_are_refused(
         assert message in refused(capsys, "--checkpoint", run_dir, *arguments)
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [
+        ("text.png", b"no picture", "text.png: is not a PNG, JPEG or DICOM image"),
+        (
+            "cut.dcm",
+            b"no picture",
+            "cut.dcm: image can't be read as DICOM (File is missing DICOM File Meta Information",
+        ),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_told_before_the_engine_is_built(
+    name: str, content: bytes, told: str, run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.delattr("actors.generate.ReportWriter")
+    (tmp_path / name).write_bytes(content)
+    error = refused(capsys, "--checkpoint", run_dir, tmp_path / name)
+    assert told in error
+    assert "force=True" not in error
+    assert "drop the study" not in error
+
+
 def test_an_indication_is_refused_where_the_policys_prompt_has_none(
     capsys: pytest.CaptureFixture[str], run_dir: Path, xrays: Path, tmp_path: Path
 ) -> None:
@@ -309,6 +343,8 @@ def test_one_study_is_one_line_of_json_and_a_picture_with_boxes(
     assert row["checkpoint"]["name"] == "run step_1_000004 (best)"
     assert row["evidence"][0]["region"] == max(written.evidence, key=lambda one: one.significance).region
     assert "not for diagnosis" in done.stderr
+    assert done.stderr.count("trained on rendered X-rays: what it writes of a real one means nothing\n") == 1
+    assert "no region is significant" not in done.stderr
     assert written.report not in done.stderr
     with PILImage.open(tmp_path / "boxes.png") as picture:
         assert len(set(picture.convert("RGB").getdata())) > 256  # not only grey
@@ -361,12 +397,24 @@ def test_a_study_of_a_batch_without_a_report_is_named_and_tried_again(
     status, out, err = ran_here(capsys, *arguments)
     assert status == 1
     assert "no report of b2.png" in err
+    assert "4 reports, 1 without one, in " in err
     told = json.loads(out)
     assert (told["studies"], told["written"], told["failed"]) == (5, 4, 1)
     shutil.copy(xrays / "a.png", broken)
     status, out, _ = ran_here(capsys, *arguments)
     assert (status, json.loads(out)["written"]) == (0, 1)
     assert [row["id"] for row in lines(tmp_path / "out.jsonl")] == ["a.png", "b.jpg", "c.dcm", "d.png", "b2.png"]
+
+
+@pytest.mark.usefixtures("_one_engine")
+def test_a_picture_without_boxes_is_told_of(
+    capsys: pytest.CaptureFixture[str], run_dir: Path, xrays: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rrg.model.drawing.SIGNIFICANT", 1.1)
+    arguments = ("--checkpoint", run_dir, xrays / "a.png", "--boxes", tmp_path / "boxes.png")
+    status, _, err = ran_here(capsys, *arguments)
+    assert status == 0
+    assert err.count("no region is significant: no boxes\n") == 1
 
 
 @pytest.mark.usefixtures("_one_engine")

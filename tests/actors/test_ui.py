@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,7 +13,7 @@ import pytest
 from playwright.sync_api import Browser, Page
 
 from actors.ui import main
-from configs.schema import Config
+from configs.schema import Config, PromptConfig
 from rrg.data import StudySet
 from tests.actors.conftest import make_run
 from tests.reward_server.pages import Served, browser, looked_at, served
@@ -19,7 +21,10 @@ from tests.reward_server.pages import Served, browser, looked_at, served
 
 @pytest.fixture(scope="module")
 def run_dir(run_config: Config, studies: StudySet, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_run(tmp_path_factory.mktemp("runs") / "run", run_config, studies)
+    """A run whose prompt has no indication."""
+    model = dataclasses.replace(run_config.model, prompt=PromptConfig(context=[]))
+    config = dataclasses.replace(run_config, model=model)
+    return make_run(tmp_path_factory.mktemp("runs") / "run", config, studies)
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +85,30 @@ def test_what_cannot_be_reported_is_a_message_by_the_uploaded_name(page: Page, s
     (tmp_path / "broken.png").write_bytes(b"no picture")
     write_report(page, tmp_path / "broken.png")
     page.wait_for_selector(".problem:has-text('broken.png')")
-    assert str(shown.uploads) not in page.inner_text(".problem")
+    assert page.inner_text(".problem") == "broken.png: is not a PNG, JPEG or DICOM image"
+
+
+def test_the_page_says_that_the_policy_knows_rendered_xrays_alone(page: Page) -> None:
+    about = page.locator(".backend").first.inner_text()
+    assert about.endswith(", trained on rendered X-rays: what it writes of a real one means nothing.")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_that_the_prompt_has_no_indication_can_be_read_in_both_schemes(
+    chromium: Browser, shown: Served, scheme: str
+) -> None:
+    with looked_at(chromium, shown.url, color_scheme=scheme) as page:
+        told = page.get_by_text("This policy's prompt has no indication.")
+        text = luminance(told.evaluate("one => getComputedStyle(one).color"))
+        behind = luminance(told.evaluate("one => getComputedStyle(one.closest('.block')).backgroundColor"))
+    assert (max(text, behind) + 0.05) / (min(text, behind) + 0.05) >= 4.5
+
+
+def luminance(colour: str) -> float:
+    """Relative luminance of "rgb(r, g, b)" (WCAG 2)."""
+    shares = [int(part) / 255 for part in re.findall(r"\d+", colour)[:3]]
+    red, green, blue = (one / 12.92 if one <= 0.04045 else ((one + 0.055) / 1.055) ** 2.4 for one in shares)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
 
 
 def test_two_reports_are_compared_in_the_other_tab(page: Page) -> None:

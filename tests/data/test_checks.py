@@ -85,7 +85,7 @@ def test_what_the_reader_left_out_and_what_stopped_it_are_problems(study: Study)
     report = check_studies(reader(), log)
     assert [str(problem) for problem in report.problems] == [
         "a.csv: line 2: no image",
-        "reading stopped: -: b.csv is truncated",
+        "reading stopped: b.csv is truncated",
     ]
     assert report.skipped == {"another view": 1}
     assert report.studies == 1

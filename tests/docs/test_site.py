@@ -58,6 +58,19 @@ def test_no_page_fetches_anything_from_a_network(site: Path) -> None:
         assert not re.search(r"url\(['\"]?(https?:)?//|@import", style.read_text()), style.name
 
 
+def test_no_page_offers_a_search_that_would_be_dead_without_a_server(site: Path) -> None:
+    for page in site.rglob("*.html"):
+        assert 'data-md-component="search' not in page.read_text(), page.relative_to(site)
+
+
+def test_pages_that_include_a_file_name_it_for_readers_of_the_repository() -> None:
+    for page in (ROOT / "docs").rglob("*.md"):
+        text = page.read_text()
+        for name in re.findall(r'^--8<-- "(.*)"$', text, re.MULTILINE):
+            (target,) = re.findall(r'<a href="([^"]*)">', text)
+            assert (page.parent / target).resolve() == ROOT / name
+
+
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [

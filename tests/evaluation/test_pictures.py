@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from PIL import Image as PILImage
 
 from learner.evaluation.pictures import picture
 from learner.evaluation.predictions import Prediction
-from learner.evaluation.worst import cases_of, worst_cases
+from learner.evaluation.worst import cases_of, telling_cases, worst_cases
 from learner.report.cases import write_cases, write_worst
 from rrg.data.study import Box, Image, Report, Study
 from rrg.model.evidence import Evidence, RegionEvidence
@@ -69,6 +70,21 @@ def test_the_page_has_an_article_a_study_with_its_evidence_and_loads_nothing(stu
     assert "a b report" in page  # as the lexicon reads it
     assert "the reference" in page
     assert not re.search(r'(?:src|href)="(?!data:|#)', page)
+
+
+def test_studies_to_look_at_are_those_with_most_significant_regions_then_abnormal_ones(study: Study) -> None:
+    rows = [Prediction(f"s{i}", "r", "h") for i in range(5)]
+    studies = [replace(study, findings=frozenset({"effusion"} if i == 2 else ())) for i in range(5)]
+    cases = cases_of(rows, studies, {}, {"s0": (QUIET,), "s3": (LUNG,), "s4": EVIDENCE})
+    assert [case.row.id for case in telling_cases(cases, 4)] == ["s4", "s3", "s2", "s0"]
+
+
+def test_the_page_speaks_of_no_bars_where_it_has_none_and_counts_are_whole_numbers(tmp_path: Path) -> None:
+    scores = {"words": np.array([14.0]), "findings_right": np.array([0.0]), "rougeL": np.array([0.25])}
+    write_cases(tmp_path / "page.html", cases_of([Prediction("s0", "r", "h")], None, scores, {}), "One")
+    page = (tmp_path / "page.html").read_text()
+    assert "words 14, findings_right 0, rougeL 0.250" in page
+    assert "The tick on a bar" not in page
 
 
 def test_the_worst_come_lowest_first_and_those_without_a_score_not_at_all(study: Study, tmp_path: Path) -> None:

@@ -40,6 +40,7 @@ def test_the_page_shows_goals_measures_curves_and_studies_and_loads_nothing(
     assert 'aria-label="reward of the samples by RL step. mean: 0.1 first, 0.4 last"' in page
     assert "1 min 15 s" in page
     assert "Missing here" not in page
+    assert "The tick on a bar" in page
     assert not re.search(r'(?:src|href)="(?!data:|#)', page)
 
 

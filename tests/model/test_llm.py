@@ -16,6 +16,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from configs.schema import BackboneConfig, LLMConfig, LoRAConfig, ModelConfig
 from rrg.errors import UserError
 from rrg.model.build import build_policy, load_policy, save_policy
+from rrg.model.export import export_llm
 from rrg.model.llm import load_llm, recompute_activations, recomputes_activations
 from rrg.model.lora import adapter_state_dict, add_lora, is_lora, trainable_parameters
 from rrg.model.policy import ReportPolicy
@@ -279,3 +280,20 @@ def test_the_exported_folder_is_a_plain_hugging_face_model(llm: LLMConfig, tmp_p
     refused = subprocess.run(command, capture_output=True, text=True)
     assert refused.returncode == 2
     assert "exists already: name a new folder" in refused.stderr
+
+
+def test_a_checkpoints_folder_is_exported_too(tmp_path: Path) -> None:
+    policy = make_policy(KINDS[0])
+    save_policy(policy, tmp_path / "step_1" / "policy")
+    export_llm(tmp_path / "step_1", tmp_path / "out")
+    saved = load_file(tmp_path / "out" / "model.safetensors")
+    assert torch.equal(saved["model.embed_tokens.weight"], policy.llm.get_input_embeddings().weight)
+
+
+def test_what_cannot_be_exported_is_told_before_torch_is_loaded(tmp_path: Path) -> None:
+    code = "import sys; from rrg.model.export import main; print(main(sys.argv[1:]), 'torch' in sys.modules)"
+    for out, told in (("new", "name RUN/warm_start or RUN/checkpoints/step_N"), (".", "exists already")):
+        command = [sys.executable, "-c", code, str(tmp_path), str(tmp_path / out)]
+        done = subprocess.run(command, capture_output=True, check=True, text=True)
+        assert done.stdout.strip() == "2 False"
+        assert told in done.stderr

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import stat
 from dataclasses import replace
 from pathlib import Path
 
@@ -191,6 +193,17 @@ def test_a_saved_policy_comes_back_bit_for_bit(policy: ReportPolicy, tmp_path: P
     assert loaded.state_dict().keys() == policy.state_dict().keys()
     assert all(torch.equal(loaded.state_dict()[name], value) for name, value in policy.state_dict().items())
     assert loaded.prompt == policy.prompt
+
+
+def test_saved_weights_can_be_read_by_whom_the_umask_lets(policy: ReportPolicy, tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        save_policy(policy, tmp_path / "policy")
+    finally:
+        os.umask(before)
+    files = [path for path in (tmp_path / "policy").rglob("*") if path.is_file()]
+    assert {"extractor.safetensors", "model.safetensors"} <= {path.name for path in files}
+    assert {stat.S_IMODE(path.stat().st_mode) for path in files} == {0o640}
 
 
 def test_a_report_survives_the_tokenizer(policy: ReportPolicy) -> None:

@@ -395,7 +395,7 @@ def test_pixels_are_those_of_the_image_files(tmp_path: Path) -> None:
 def test_an_image_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     items = studies(tmp_path)
     items[0].images[0].path.write_bytes(b"no picture")
-    with pytest.raises(UserError, match=r"a-frontal\.png: image can't be read"):
+    with pytest.raises(UserError, match=r"a-frontal\.png: is not a PNG, JPEG or DICOM image"):
         PixelStore(*configs(tmp_path, "efficientnet_lite0", "full")).prepare(items)
 
 

@@ -44,8 +44,8 @@ def test_every_package_that_is_imported_is_asked_for() -> None:
     assert not missing
 
 
-def test_every_sub_package_of_the_rooms_is_in_the_wheel() -> None:
-    found = {
-        ".".join(path.parent.relative_to(ROOT).parts) for room in ROOMS for path in (ROOT / room).rglob("__init__.py")
-    }
+def test_every_folder_of_the_rooms_is_in_the_wheel_those_of_data_too() -> None:
+    files = [path for room in ROOMS for path in (ROOT / room).rglob("*") if path.is_file()]
+    parents = {path.parent.relative_to(ROOT).parts for path in files}
+    found = {".".join(parts) for parts in parents if not {"__pycache__", ".mypy_cache"} & set(parts)}
     assert set(PROJECT["tool"]["setuptools"]["packages"]) == found

@@ -22,11 +22,12 @@ ROOMS = ("actors", "configs", "learner", "protos", "reward_server", "rrg")
 
 @dataclass(frozen=True)
 class Installed:
-    """An environment with the wheel, and an empty folder to work in."""
+    """An environment with the wheel, an empty folder to work in, and what the build told."""
 
     python: Path
     folder: Path
     wheel: Path
+    told: str
 
     def run(self, *command: str, timeout: int = 240) -> subprocess.CompletedProcess[str]:
         environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
@@ -49,7 +50,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Installed:
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
     build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(base), str(source)]
-    subprocess.run(build, check=True, capture_output=True, timeout=240)
+    told = subprocess.run(build, check=True, capture_output=True, text=True, timeout=240)
     (wheel,) = base.glob("*.whl")
     shutil.rmtree(source)
     venv.create(base / "venv", with_pip=False)
@@ -60,7 +61,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Installed:
     (purelib / "environment.pth").write_text("\n".join(site.getsitepackages()) + "\n")
     folder = base / "elsewhere"
     folder.mkdir()
-    return Installed(python, folder, wheel)
+    return Installed(python, folder, wheel, told.stdout + told.stderr)
 
 
 def test_the_wheel_has_every_file_of_the_packages_and_none_beside(installed: Installed) -> None:
@@ -74,6 +75,10 @@ def test_the_wheel_has_every_file_of_the_packages_and_none_beside(installed: Ins
         if path.is_file() and not ignored & set(path.parts)
     }
     assert inside == here
+
+
+def test_the_build_knows_every_folder_of_the_packages(installed: Installed) -> None:
+    assert "is absent from the `packages` configuration" not in installed.told
 
 
 def test_the_wheel_names_its_licence_and_its_readme(installed: Installed) -> None:

@@ -77,6 +77,9 @@ def find_images(
 
     `views[i]` is the view of image i; where it is None or too short, the first image is frontal, the others lateral.
     """
+    if names is None or names in ("", []):
+        log.add(where, "image_path", "is missing")
+        return ()
     listed = [names] if isinstance(names, str) else names
     if not isinstance(listed, list) or not listed or not all(isinstance(name, str) and name for name in listed):
         log.add(where, "image_path", "must be a path or a list of paths")

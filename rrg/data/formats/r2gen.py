@@ -30,7 +30,7 @@ from rrg.data.formats.source import Source, read_json
 from rrg.data.images import image_size, padded_box
 from rrg.data.regions import REGIONS
 from rrg.data.study import Box, Report, Split, Study, View
-from rrg.data.studyset import SPLITS, ProblemLog
+from rrg.data.studyset import NO_FIELD, SPLITS, ProblemLog
 from rrg.errors import UserError
 
 _ANNOTATION: Final = "annotation.json"
@@ -58,7 +58,7 @@ def read_annotation(root: Path) -> Mapping[Split, list[Any]]:
 
 def _study(root: Path, split: Split, where: str, record: Any, log: ProblemLog) -> Study | None:
     if not isinstance(record, dict):
-        log.add(where, "-", "not an object")
+        log.add(where, NO_FIELD, "not an object")
         return None
     study_id = record.get("id")
     if not isinstance(study_id, str | int) or str(study_id) == "":

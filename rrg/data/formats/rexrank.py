@@ -29,7 +29,7 @@ from typing import Any, Final, Literal, NamedTuple
 from rrg.data.formats.fields import find_images, number_of, only_file, split_of, text_of, view_of
 from rrg.data.formats.source import Source, read_text
 from rrg.data.study import Report, Study, View
-from rrg.data.studyset import ProblemLog
+from rrg.data.studyset import NO_FIELD, ProblemLog
 from rrg.errors import UserError
 
 _INDICATION: Final = re.compile(r"Indication:(.*?)(?=Comparison:|</context>|\Z)", re.DOTALL)
@@ -136,7 +136,7 @@ def _pair_up(studies: set[str], predicted: set[str], path: Path) -> None:
 def _study(path: Path, study_id: str, record: Any, log: ProblemLog) -> Study | None:
     where = f"{path}[{study_id}]"
     if not isinstance(record, dict):
-        log.add(where, "-", "not an object")
+        log.add(where, NO_FIELD, "not an object")
         return None
     findings, impression = text_of(record, "section_findings"), text_of(record, "section_impression")
     if not findings and not impression:

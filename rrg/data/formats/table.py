@@ -25,7 +25,7 @@ from typing import Any, Final
 from rrg.data.formats.fields import find_images, only_file, split_of, text_of, view_of
 from rrg.data.formats.source import Source, open_csv
 from rrg.data.study import Report, Study, View
-from rrg.data.studyset import ProblemLog
+from rrg.data.studyset import NO_FIELD, ProblemLog
 from rrg.errors import UserError
 
 COLUMNS: Final = (
@@ -53,10 +53,10 @@ def read_jsonl(source: Source, log: ProblemLog) -> Iterator[Study]:
         try:
             record = json.loads(text)
         except json.JSONDecodeError as error:
-            log.add(where, "-", f"not JSON ({error})")
+            log.add(where, NO_FIELD, f"not JSON ({error})")
             continue
         if not isinstance(record, dict):
-            log.add(where, "-", "not an object")
+            log.add(where, NO_FIELD, "not an object")
             continue
         _refuse_unknown(record, path)
         study = _study(path, where, record, "jsonl", log)

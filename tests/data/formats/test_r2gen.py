@@ -94,7 +94,7 @@ def test_studies_are_made_one_at_a_time(write: Write) -> None:
         (IU | {"id": None}, "id", "missing"),
         (IU | {"report": None}, "report", "missing or empty"),
         (IU | {"report": "  "}, "report", "missing or empty"),
-        (IU | {"image_path": []}, "image_path", "must be a path or a list of paths"),
+        (IU | {"image_path": []}, "image_path", "is missing"),
         (IU | {"image_path": "gone.png"}, "image_path", "gone.png is missing"),
         (IU | {"image_path": ["../../etc/passwd"]}, "image_path", "points outside of"),
         (IU | {"image_path": ["/etc/passwd"]}, "image_path", "points outside of"),

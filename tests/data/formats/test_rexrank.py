@@ -109,7 +109,7 @@ def test_the_root_is_the_file_or_a_folder_with_only_that_one(tmp_path: Path) -> 
         ("text", "-", "not an object"),
         (IU | {"section_findings": float("nan"), "section_impression": ""}, "section_findings", "missing or empty"),
         (IU | {"split": "holdout"}, "split", "'holdout' is none of train, val, test"),
-        (IU | {"image_path": None}, "image_path", "must be a path or a list of paths"),
+        (IU | {"image_path": None}, "image_path", "is missing"),
         (IU | {"image_path": ["gone.png"]}, "image_path", "gone.png is missing"),
         (IU | {"image_path": ["../../etc/passwd"]}, "image_path", "points outside of"),
         (IU | {"image_path": ["//etc/passwd"]}, "image_path", "points outside of"),

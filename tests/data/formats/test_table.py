@@ -107,7 +107,7 @@ def test_another_encoding_is_refused(tmp_path: Path) -> None:
         (ROW | {"findings": "", "impression": ""}, "findings", "missing or empty"),
         (ROW | {"view": ["PA"]}, "view", "1 given, one an image is needed"),
         (ROW | {"view": ["PA", "sideways"]}, "view", "'sideways' is neither frontal nor lateral"),
-        (ROW | {"image_path": "", "view": ""}, "image_path", "must be a path or a list of paths"),
+        (ROW | {"image_path": "", "view": ""}, "image_path", "is missing"),
         (ROW | {"image_path": ["a.png", "gone.png"]}, "image_path", "gone.png is missing"),
         (ROW | {"image_path": ["a.png", "../b.png"]}, "image_path", "points outside of"),
     ],
@@ -131,3 +131,4 @@ def test_a_line_that_is_not_json_is_listed(tmp_path: Path) -> None:
     assert len(jsonl(write_jsonl(tmp_path, "{broken", "", ["list"], ROW), log)) == 1
     assert [problem.file.rsplit(":", 1)[1] for problem in log.problems] == ["1", "3"]
     assert "not JSON" in log.problems[0].reason
+    assert "studies.jsonl:1: not JSON" in str(log.problems[0])  # and no word of a field
