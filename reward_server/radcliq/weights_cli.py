@@ -35,7 +35,7 @@ def add_weights_parser(parser: argparse.ArgumentParser) -> None:
 def weights_main(args: argparse.Namespace) -> int:
     """Runs the action; RewardSetupError where the folder is not there or a download fails."""
     from reward_server.radcliq.weights_check import check
-    from reward_server.radcliq.weights_fetch import TERMS, fetch
+    from reward_server.radcliq.weights_fetch import fetch, terms
 
     if args.action == "fetch":
         fetch(
@@ -47,7 +47,7 @@ def weights_main(args: argparse.Namespace) -> int:
         print(f"{args.weights} is complete")
         return 0
     if any(finding.state == "missing" and finding.part in ("chexbert.pth", args.radgraph) for finding in findings):
-        print(TERMS)
+        print(terms(args.weights))
     return 1
 
 
