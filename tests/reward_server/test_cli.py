@@ -397,6 +397,16 @@ def test_a_server_process_with_certificates_token_and_limits_refuses_what_it_sho
         assert process.wait(20) == 0
 
 
+def test_a_server_on_a_used_port_says_so_in_one_line(server: RunningServer) -> None:
+    command = [*COMMAND, "serve", *LOCAL, "--port", str(server.port)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == (
+        f"reward_server serve: can't listen on 127.0.0.1:{server.port}: Address already in use; "
+        "choose another --port, or 0 for a free one\n"
+    )
+
+
 def test_a_server_that_others_could_reach_in_the_clear_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["serve", *LOCAL, "--host", "0.0.0.0", "--port", "0"]) == 2
     assert "reward_server serve: --host 0.0.0.0: other machines can reach it" in capsys.readouterr().err

@@ -152,14 +152,18 @@ def test_a_server_elsewhere_can_score(chromium: Browser, server: RunningServer, 
         assert page.inner_text("td[data-component=graph_f1]") == f"{score['graph_f1']:.4f}"
 
 
-def test_a_taken_port_is_named_with_the_way_out() -> None:
+def test_a_taken_port_is_named_with_the_way_out_before_a_model_is_loaded() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         number = taken.getsockname()[1]
-        command = [sys.executable, "-m", "reward_server", "ui", "--backend", "embedded", "--port", str(number)]
+        code = (
+            "import sys; from reward_server.cli import main; status = main(sys.argv[1:]);"
+            "print(status, {'torch', 'gradio'} & set(sys.modules))"
+        )
+        command = [sys.executable, "-c", code, "ui", "--backend", "embedded", "--port", str(number)]
         done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 2
+    assert done.stdout == "2 set()\n"
     assert f"--port {number}: Address already in use; choose another, or 0 for a free one" in done.stderr
     assert "Traceback" not in done.stderr
 
