@@ -249,6 +249,7 @@ def test_what_is_wrong_is_said_in_a_line_with_status_2(
     [
         (["serve", "--backend", "published"], "--backend published needs a folder of weights: --weights DIR"),
         (["serve", "--backend", "reference", "--weights", "none"], "weights fetch --weights none`"),
+        (["weights", "check", "--weights", "none"], "the weights folder none does not exist"),
         (["score", "--input", "p", "--output", "none/o", *LOCAL], "there is no folder none"),
         (["score", "--input", "p", "--output", "o", *LOCAL, "--weight", "nothing=1"], "no component `nothing`"),
         (["score", "--input", "p", "--output", "o", *LOCAL, "--clip", "-2"], "--clip -2"),

@@ -176,7 +176,7 @@ def test_the_range_of_a_component_holds_what_blank_and_unrelated_text_have() -> 
     for formula, name in ((RADCLIQ_V1, "radcliq_v1"), (RADCLIQ_V0, "radcliq_v0")):
         best, real, blank = map(float, re.findall(r"-?[0-9.]+", spans[name]))
         assert formula(1, 1, 1, 1) == pytest.approx(best, abs=0.05)
-        assert formula(0, -0.3, 0, 0) == pytest.approx(real, abs=0.1)
+        assert formula(0, -0.3, 0, 0) == pytest.approx(real, abs=0.5)
         assert formula(0, -5.55, 0.7, 0) == pytest.approx(blank, abs=1)
 
 
