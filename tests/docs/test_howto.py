@@ -80,13 +80,16 @@ def test_the_server_of_the_page_says_where_it_is_and_ends_silently_on_ctrl_c(tmp
         stderr=subprocess.PIPE,
         text=True,
     )
-    assert run.stdout is not None
-    address = run.stdout.readline().removeprefix("serving on ").strip()
-    with RewardClient([address], timeout_s=30) as client:
-        assert client.describe().definition.endswith("+measurements")
-        run.send_signal(signal.SIGINT)
-        assert run.communicate(timeout=30) == ("", "")
-    assert run.returncode == 0
+    try:
+        assert run.stdout is not None
+        address = run.stdout.readline().removeprefix("serving on ").strip()
+        with RewardClient([address], timeout_s=30) as client:
+            assert client.describe().definition.endswith("+measurements")
+            run.send_signal(signal.SIGINT)
+            assert run.communicate(timeout=30) == ("", "")
+        assert run.returncode == 0
+    finally:
+        run.kill()
 
 
 def test_the_advantage_of_the_page_is_one_more_choice_and_passes_its_own_test(monkeypatch: pytest.MonkeyPatch) -> None:
