@@ -134,7 +134,7 @@ class AsyncRewardClient:
                         health_pb2.HealthCheckRequest(service=SERVICE), timeout=left, metadata=link.endpoint.metadata
                     )
                 except grpc.aio.AioRpcError as error:
-                    status = f"{error.code().name}: {error.details()}"
+                    status = link.endpoint.reason(error.code(), error.details())
                 else:
                     status = health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status)
                     if answer.status == health_pb2.HealthCheckResponse.SERVING:
@@ -195,7 +195,7 @@ class AsyncRewardClient:
             if step in (Step.HALVE, Step.PAIR_ERROR):
                 raise _RefusedError(details)
             if step is Step.FAIL or time.monotonic() + pause > deadline:
-                raise calls.failure(self._about(waited_for), code, details)
+                raise link.endpoint.failure(self._about(waited_for), code, details)
             await asyncio.sleep(pause)
         raise AssertionError("the loop above ends by itself")
 

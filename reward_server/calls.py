@@ -70,6 +70,22 @@ class Endpoint:
         if name:
             self.options.append(("grpc.ssl_target_name_override", name))
 
+    def failure(self, waited_for: str, code: grpc.StatusCode, details: str | None) -> RewardError:
+        """The error of a caller that got no answer from here."""
+        if code is grpc.StatusCode.UNAUTHENTICATED:
+            refused = "do not take this token" if self.metadata else "want a token, and none was given"
+            return RewardError(
+                f"the servers at {self.where} {refused} ({code.name}: {details}): give theirs by --token-file FILE "
+                "(in a run reward.token_file, in Python ClientSecurity(token=...))"
+            )
+        return RewardError(f"waited for {waited_for}: {self.reason(code, details)}")
+
+    def reason(self, code: grpc.StatusCode, details: str | None) -> str:
+        """Why a call got no answer from here."""
+        # All that a server with TLS does about a client without is to hang up.
+        hung_up = self.credentials is None and "Socket closed" in (details or "")
+        return f"{code.name}: {details}{' (do the servers want TLS? --tls-ca FILE)' if hung_up else ''}"
+
 
 def _credentials(security: ClientSecurity | None) -> grpc.ChannelCredentials | None:
     """None: without TLS."""
@@ -205,8 +221,3 @@ def next_step(code: grpc.StatusCode, details: str, items: int) -> Step:
 def backoff_s(attempt: int) -> float:
     """Seconds to wait after failed attempt 0, 1, ...: doubled each time, up to 2 s, and each client at random."""
     return random.uniform(0.5, 1.0) * min(_LONGEST_BACKOFF_S, _FIRST_BACKOFF_S * 2.0 ** min(attempt, 10))
-
-
-def failure(waited_for: str, code: grpc.StatusCode, details: str | None) -> RewardError:
-    """The error of a caller that got no answer."""
-    return RewardError(f"waited for {waited_for}: {code.name}: {details}")

@@ -20,6 +20,7 @@ from reward_server.errors import RewardError, RewardSetupError
 from reward_server.source_cli import (
     add_backend_arguments,
     add_source_arguments,
+    check_choice,
     opened_source,
     port,
     positive,
@@ -125,19 +126,23 @@ def _weight(text: str) -> tuple[str, float]:
 
 def _score(args: argparse.Namespace) -> int:
     from reward_server import tables
+    from reward_server.page.meanings import MEANINGS
     from reward_server.progress import progress
-    from reward_server.scoring import Summary, plain_reward, score_rows
+    from reward_server.scoring import Summary, check_reward, plain_reward, score_rows
 
     inputs = [path for path in (args.input, args.references, args.hypotheses) if path]
+    pairs, weights = _pairs(args), dict(args.weight)
+    # What is wrong is said before a model is loaded, which takes up to a minute.
+    check_choice(args)
     tables.check_output(args.output, overwrite=args.overwrite, inputs=inputs)
-    with _opened_rows(args) as rows, progress() as shown, opened_source(args) as source:
+    if args.backend:
+        check_reward(args.backend, MEANINGS[args.backend], args.clip, weights)
+    with pairs as rows, progress() as shown, opened_source(args) as source:
         about = source.describe()
-        cfg = plain_reward(about, clip=args.clip, weights=dict(args.weight))
+        cfg = plain_reward(about, clip=args.clip, weights=weights)
         with tables.open_scores(args.output, overwrite=args.overwrite) as target:
-            writer = tables.ScoreWriter(
-                target, (*about.components, "reward"), table=args.output.lower().endswith(".csv")
-            )
-            summary = Summary(about)
+            writer = tables.ScoreWriter(target, (*about.components, "reward"), table=tables.is_table(args.output))
+            summary = Summary(about, cfg)
             try:
                 for batch in score_rows(rows, source, cfg, writer, in_flight=_IN_FLIGHT if args.address else 1):
                     summary.add(batch)
@@ -148,7 +153,8 @@ def _score(args: argparse.Namespace) -> int:
     return 1 if summary.failed else 0
 
 
-def _opened_rows(args: argparse.Namespace) -> AbstractContextManager[Rows]:
+def _pairs(args: argparse.Namespace) -> AbstractContextManager[Rows]:
+    """The rows of the input, not yet opened."""
     from reward_server import tables
 
     texts = args.references, args.hypotheses

@@ -109,7 +109,7 @@ class RewardClient:
                     pause = calls.backoff_s(attempt)
                     again = calls.next_step(error.code(), error.details() or "", 1) is Step.AGAIN
                     if not again or time.monotonic() + pause > deadline:
-                        raise calls.failure(waited_for, error.code(), error.details()) from error
+                        raise link.endpoint.failure(waited_for, error.code(), error.details()) from error
             time.sleep(pause)
         raise AssertionError("the loop above ends by itself")
 
@@ -124,7 +124,7 @@ class RewardClient:
                         health_pb2.HealthCheckRequest(service=SERVICE), timeout=left, metadata=link.endpoint.metadata
                     )
                 except grpc.RpcError as error:
-                    status = f"{error.code().name}: {error.details()}"
+                    status = link.endpoint.reason(error.code(), error.details())
                 else:
                     status = health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status)
                     if answer.status == health_pb2.HealthCheckResponse.SERVING:
@@ -209,14 +209,16 @@ class _Job(Generic[I, V]):
             if self._ended:
                 return
         if call.code() is not grpc.StatusCode.OK:
-            return self._failed(part, attempt, call.code(), call.details() or "")
+            return self._failed(link.endpoint, part, attempt, call.code(), call.details() or "")
         try:
             answers = self._checks.answers(self._question, call.result(), len(part))
         except RewardError as error:
             return self._end(RewardError(f"waited for {self._waited_for}: {error}"))
         self._fill(part, answers)
 
-    def _failed(self, part: Sequence[int], attempt: int, code: grpc.StatusCode, details: str) -> None:
+    def _failed(
+        self, endpoint: Endpoint, part: Sequence[int], attempt: int, code: grpc.StatusCode, details: str
+    ) -> None:
         step = calls.next_step(code, details, len(part))
         if step is Step.PAIR_ERROR:
             self._fill(part, [PairError(details)])
@@ -229,7 +231,7 @@ class _Job(Generic[I, V]):
         elif step is Step.AGAIN and time.monotonic() + (pause := calls.backoff_s(attempt)) < self._deadline:
             self._timer.after(pause, partial(self._send, part, attempt + 1))
         else:
-            self._end(calls.failure(self._waited_for, code, details))
+            self._end(endpoint.failure(self._waited_for, code, details))
 
     def _fill(self, part: Sequence[int], answers: Sequence[V | PairError]) -> None:
         with self._lock:

@@ -36,15 +36,17 @@ def connected(address: str) -> Iterator[None]:
     send_token()
     import ray
 
+    check_choice(address)
     try:
-        check_choice(address)
-        stay_on_loopback(address)
+        found = stay_on_loopback(address)
+    except ConnectionError as error:
+        raise RewardSetupError("no Ray cluster runs on this machine: give --ray-address HOST:PORT") from error
+    reach(found)  # the address that a cluster of this machine left behind may be that of one that has ended
+    check_token(found)
+    try:
         ray.init(address=address, logging_level="ERROR", log_to_driver=False)
     except ConnectionError as error:
-        raise RewardSetupError(
-            f"no Ray cluster answers ({'none runs on this machine' if address == 'auto' else address}): give "
-            "--ray-address HOST:PORT, or if its token is not in ~/.ray/auth_token, RAY_AUTH_TOKEN_PATH=FILE"
-        ) from error
+        raise RewardSetupError(f"no Ray cluster answers at {found}: give --ray-address HOST:PORT") from error
     try:
         yield
     finally:
@@ -79,8 +81,28 @@ def check_choice(address: str) -> None:
         )
 
 
-def stay_on_loopback(address: str) -> None:
+def check_token(address: str) -> None:
+    """Raises RewardSetupError where the cluster at `address` does not take our token: Ray would ask 20 times in as many
+    seconds, print a line each time, and then say that it can't connect."""
+    import grpc
+    from ray._private.grpc_utils import init_grpc_channel
+    from ray.core.generated import gcs_service_pb2, gcs_service_pb2_grpc
+
+    with init_grpc_channel(address) as channel:
+        gcs = gcs_service_pb2_grpc.NodeInfoGcsServiceStub(channel)
+        try:
+            gcs.GetClusterId(gcs_service_pb2.GetClusterIdRequest(), timeout=_CONNECT_S)
+        except grpc.RpcError as error:
+            if error.code() is grpc.StatusCode.UNAUTHENTICATED:  # the rest is for Ray to judge
+                raise RewardSetupError(
+                    f"a Ray cluster runs at {address} and does not take our token: give its own by "
+                    "RAY_AUTH_TOKEN_PATH=FILE (default: ~/.ray/auth_token), or another cluster by --ray-address"
+                ) from error
+
+
+def stay_on_loopback(address: str) -> str:
     """Before `ray.init(address)`: a cluster that listens on loopback alone (a run of one machine) is sought there.
+    Returns where the cluster is.
 
     Ray puts this machine's outward address in place of a loopback one, where no such cluster answers. Raises
     ConnectionError where "auto" finds none.
@@ -89,6 +111,7 @@ def stay_on_loopback(address: str) -> None:
 
     found = services.get_ray_address_from_environment(address, None)
     ray_constants.ENABLE_RAY_CLUSTER = found.rpartition(":")[0] not in ("127.0.0.1", "localhost", "[::1]")
+    return str(found)
 
 
 def send_token() -> None:

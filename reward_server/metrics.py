@@ -41,7 +41,7 @@ class Metrics:
         try:
             server, thread = start_http_server(port, host, self.registry)
         except OSError as error:
-            raise RewardSetupError(f"--metrics-port {port}: {error.strerror}") from error
+            raise RewardSetupError(f"--metrics-port {port}: {error.strerror}; choose another") from error
 
         def stop() -> None:
             server.shutdown()

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from reward_server.cluster import add_cluster_arguments, connected
 from reward_server.errors import RewardError
+from reward_server.source_cli import whole_number
 
 if TYPE_CHECKING:
     from reward_server.directory import RewardDirectory
@@ -21,7 +22,7 @@ _POLL_S = 0.5
 
 def add_scale_parser(parser: argparse.ArgumentParser) -> None:
     """The arguments of `scale_main`."""
-    parser.add_argument("number", type=_workers, nargs="?", metavar="N", help="workers from now on (default: look)")
+    parser.add_argument("number", type=whole_number, nargs="?", metavar="N", help="workers from now on (default: look)")
     add_cluster_arguments(parser)
 
 
@@ -35,13 +36,6 @@ def scale_main(args: argparse.Namespace) -> int:
             directory.scale(args.number)
         _watch(directory, args.number, args.timeout)
     return 0
-
-
-def _workers(text: str) -> int:
-    value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError("must be 0 or more")
-    return value
 
 
 def _watch(directory: RewardDirectory, number: int | None, timeout_s: float) -> None:

@@ -10,7 +10,7 @@ import statistics
 import time
 from array import array
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from itertools import islice
 from typing import Protocol
@@ -20,7 +20,7 @@ from reward_server.errors import PairError, RewardSetupError
 from reward_server.explanation import Explanation
 from reward_server.pairs import Answer, explain_each, score_each, size_or_error
 from reward_server.scorer import Description, Pair, Scorer
-from reward_server.spec import COMPOSITES, reward_from_components
+from reward_server.spec import BEST_COMPOSITE, COMPOSITES, reward_from_components
 from reward_server.tables import Row, ScoreWriter
 
 _BATCH = 64
@@ -67,22 +67,33 @@ class LocalSource:
         return [one for one in explained if not isinstance(one, PairError)]
 
 
+def check_reward(
+    backend: str, components: Collection[str], clip: float | None, weights: Mapping[str, float] | None
+) -> None:
+    """RewardSetupError where `plain_reward` could not be had from these components of the backend."""
+    unknown = [name for name in weights or () if name not in components]
+    if unknown:
+        raise RewardSetupError(
+            f"no component `{unknown[0]}` in a reward of the backend {backend}: it has {', '.join(components)}"
+        )
+    if not weights and backend not in COMPOSITES:
+        raise RewardSetupError(
+            f"the backend {backend!r} has no composite that is known here: give weights of its components"
+        )
+    if weights and clip is not None:
+        raise RewardSetupError("a clip is for the composite: give either it or weights of components")
+    if clip is not None and not clip > BEST_COMPOSITE:
+        raise RewardSetupError(
+            f"--clip {clip:g} would cut every pair to one reward: the composite of a copy of the reference is "
+            f"{BEST_COMPOSITE:.2f}, lower is better, and what is above the clip is cut; 3 is usual"
+        )
+
+
 def plain_reward(
     description: Description, *, clip: float | None = None, weights: Mapping[str, float] | None = None
 ) -> RewardConfig:
     """The reward without penalties: -composite, cut at `clip`; or with `weights`, the sum of weight times component."""
-    unknown = [name for name in weights or () if name not in description.components]
-    if unknown:
-        raise RewardSetupError(
-            f"no component `{unknown[0]}` in a reward of the backend {description.backend}: it has "
-            f"{', '.join(description.components)}"
-        )
-    if not weights and description.backend not in COMPOSITES:
-        raise RewardSetupError(
-            f"the backend {description.backend!r} has no composite that is known here: give weights of its components"
-        )
-    if weights and clip is not None:
-        raise RewardSetupError("a clip is for the composite: give either it or weights of components")
+    check_reward(description.backend, description.components, clip, weights)
     return RewardConfig(
         backend=description.backend,
         clip=clip,
@@ -132,11 +143,11 @@ def _answered(rows: Iterable[Row], source: Source, in_flight: int) -> Iterator[t
 class Summary:
     """Counts, time, and the mean and median of every score."""
 
-    def __init__(self, description: Description) -> None:
-        self._about = description
+    def __init__(self, description: Description, cfg: RewardConfig) -> None:
+        self._about, self._cfg = description, cfg
         self._values = {name: array("d") for name in (*description.components, "reward")}
         self._start = time.monotonic()
-        self.pairs = self.failed = 0
+        self.pairs = self.failed = self._cut = 0
 
     def add(self, batch: Sequence[tuple[Row, Answer]]) -> None:
         """Counts a batch."""
@@ -147,6 +158,8 @@ class Summary:
             else:
                 for name, values in self._values.items():
                     values.append(answer[name])
+                clip = self._cfg.clip
+                self._cut += clip is not None and answer[COMPOSITES[self._about.backend]] > clip
 
     @property
     def pairs_per_s(self) -> float:
@@ -160,6 +173,10 @@ class Summary:
             f"backend {self._about.backend}, definition {self._about.definition}: {self._about.formula}",
             *(f"  {model.name}: sha256 {model.sha256}" for model in self._about.models),
         ]
+        if self._cfg.clip is not None:
+            lines.append(
+                f"the clip {self._cfg.clip:g} cut {self._cut} of {self.pairs - self.failed} pairs to the same reward"
+            )
         if self.pairs > self.failed:
             lines.append(f"{'':20}{'mean':>10}{'median':>10}")
             for name, values in self._values.items():

@@ -8,8 +8,10 @@ own `round_robin` carry none. A stop ends the requests in hand first.
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import signal
+import socket
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 
@@ -90,6 +92,7 @@ class RewardServer:
         Raises RewardSetupError if the port can't be had, or other machines could reach it without TLS.
         """
         self._security.check_host(host)
+        _check_free(host, port)
         credentials = self._security.credentials()
         address = f"[{host}]:{port}" if ":" in host.strip("[]") and not host.startswith("[") else f"{host}:{port}"
         try:
@@ -98,7 +101,7 @@ class RewardServer:
             else:
                 bound = self._server.add_secure_port(address, credentials)
         except RuntimeError as error:
-            raise RewardSetupError(f"can't listen on {address}: in use, or not an address of this machine") from error
+            raise RewardSetupError(f"can't listen on {address}: choose another --port, or 0 for a free one") from error
         await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
         await self._server.start()
         return bound
@@ -142,6 +145,18 @@ class RewardServer:
     async def _set_health(self, status: health_pb2.HealthCheckResponse.ServingStatus) -> None:
         for name in ("", SERVICE):
             await self._health.set(name, status)
+
+
+def _check_free(host: str, port: int) -> None:
+    """Raises RewardSetupError where nothing can listen there: gRPC would print lines of its own and not say why."""
+    try:
+        family, kind, _, _, place = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections that have ended are no matter
+            probe.bind(place)
+    except OSError as error:
+        flag = "--port, or 0 for a free one" if error.errno in (errno.EADDRINUSE, errno.EACCES) else "--host"
+        raise RewardSetupError(f"can't listen on {host}:{port}: {error.strerror}; choose another {flag}") from error
 
 
 async def serve(options: ServeOptions) -> None:

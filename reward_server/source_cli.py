@@ -10,10 +10,12 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from reward_server.backends import BACKENDS
 from reward_server.errors import RewardSetupError
+from reward_server.radcliq.weights_hint import no_folder
 from reward_server.scorer import ScorerOptions
 from reward_server.threads import set_threads
 
@@ -56,18 +58,32 @@ def add_source_arguments(parser: argparse._ActionsContainer) -> None:
     parser.add_argument("--token-file", metavar="FILE", help="file with the bearer token that the servers ask for")
 
 
+def whole_number(text: str) -> int:
+    """0, 1, 2, ..."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number, 0 or more")
+    return int(text)
+
+
 def positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
+    """1, 2, 3, ..."""
+    if (value := whole_number(text)) < 1:
         raise argparse.ArgumentTypeError("must be at least 1")
     return value
 
 
 def port(text: str) -> int:
-    value = int(text)
-    if not 0 <= value < 2**16:
+    """Of TCP; 0 picks a free one."""
+    if (value := whole_number(text)) >= 2**16:
         raise argparse.ArgumentTypeError("must be between 0 and 65535")
     return value
+
+
+def check_choice(args: argparse.Namespace) -> None:
+    """RewardSetupError unless there is one thing that scores, with flags that are for it."""
+    if (args.address is None) == (args.backend is None):
+        raise RewardSetupError("choose what scores: either --backend (in this process) or --address (servers)")
+    check_source(args)
 
 
 def check_source(args: argparse.Namespace) -> None:
@@ -88,6 +104,12 @@ def _check_backend(args: argparse.Namespace) -> None:
         )
     if args.backend == "embedded" and asked != ScorerOptions(""):
         raise RewardSetupError("--weights, --radgraph, --device, --dtype and --idf mean nothing to --backend embedded")
+    # The backends say the same, but only after torch and the models' libraries were imported: up to a minute.
+    if args.backend in ("published", "reference"):
+        if args.weights is None:
+            raise RewardSetupError(f"--backend {args.backend} needs a folder of weights: --weights DIR")
+        if not Path(args.weights).is_dir():
+            raise RewardSetupError(no_folder(Path(args.weights)))
 
 
 def scorer_options(args: argparse.Namespace) -> ScorerOptions:
@@ -101,9 +123,7 @@ def scorer_options(args: argparse.Namespace) -> ScorerOptions:
 @contextmanager
 def opened_source(args: argparse.Namespace) -> Iterator[Source]:
     """What scores: servers or a backend in this process."""
-    if (args.address is None) == (args.backend is None):
-        raise RewardSetupError("choose what scores: either --backend (in this process) or --address (servers)")
-    check_source(args)
+    check_choice(args)
     if args.address:
         from reward_server.client import RewardClient
 

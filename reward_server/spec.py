@@ -47,6 +47,10 @@ RADCLIQ_V0 = Formula(  # BLEU counts against a report here, as it was fitted
     intercept=1.641666666666666,
 )
 
+# Of every backend's composite, all of which are RADCLIQ_V1's formula: a copy of the reference. There is no worst value,
+# and 0 is an average report of those that it was fitted on: a clip of 0 or below may make sense.
+BEST_COMPOSITE = RADCLIQ_V1(1.0, 1.0, 1.0, 1.0)
+
 # The composite's component of every backend (or another of `reward.composite`); lower is better.
 COMPOSITES: Mapping[str, str] = MappingProxyType(
     {"embedded": "embedded", "published": "radcliq_v1", "reference": "radcliq_v1"}

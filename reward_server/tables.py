@@ -13,6 +13,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, TextIO
 
@@ -20,6 +21,7 @@ from reward_server.errors import RewardSetupError
 
 Fields = Mapping[str, Any]
 _LONGEST_CELL = 64 * 2**20
+_JSON_LINES = (".jsonl", ".ndjson", ".json", "")  # no ending: /dev/fd/3, or a name of one's own
 
 
 @dataclass(frozen=True)
@@ -76,20 +78,28 @@ class Rows:
 
 @contextmanager
 def open_pairs(path: str, columns: Columns) -> Iterator[Rows]:
-    """Rows of JSON lines, or of a table with a header if the name ends in .csv or .tsv; `-` is JSON lines on stdin."""
+    """Rows of JSON lines, or of a table with a header if the name ends in .csv or .tsv; `-` is JSON lines on stdin.
+
+    Waits for the first row: RewardSetupError if it is bad, or there is none.
+    """
     delimiter = {".csv": ",", ".tsv": "\t"}.get(Path(path).suffix.lower())
     with _source(path) as source:
-        if delimiter:
-            yield Rows(_read_table(source, path, delimiter, columns), source)
-        else:
-            yield Rows(_read_json_lines(source, path, columns), source)
+        rows = _read_table(source, path, delimiter, columns) if delimiter else _read_json_lines(source, path, columns)
+        yield Rows(_begun(rows, path), source)
 
 
 @contextmanager
 def open_texts(references: str, hypotheses: str) -> Iterator[Rows]:
-    """Rows of two text files with a report on each line; an empty line is an empty report."""
+    """Rows of two text files with a report on each line, like `open_pairs`; an empty line is an empty report."""
     with _opened(references, "r") as first, _opened(hypotheses, "r") as second:
-        yield Rows(_read_texts(first, second, references, hypotheses), first)
+        yield Rows(_begun(_read_texts(first, second, references, hypotheses), references), first)
+
+
+def _begun(rows: Iterator[Row], name: str) -> Iterator[Row]:
+    first = next(rows, None)
+    if first is None:
+        raise RewardSetupError(f"{name}: no pairs in it: give a file with a reference and a hypothesis at least")
+    return chain([first], rows)
 
 
 def _read_json_lines(source: TextIO, name: str, columns: Columns) -> Iterator[Row]:
@@ -222,13 +232,32 @@ class ScoreWriter:
 
 
 def check_output(path: str, *, overwrite: bool, inputs: Sequence[str]) -> None:
-    """RewardSetupError if the output is one of the inputs, or exists without `overwrite`."""
-    if path == "-" or not Path(path).exists():
+    """RewardSetupError if scores can't be written there: of another format, no folder, one of the inputs, or a file
+    that exists without `overwrite`."""
+    output = Path(path)
+    if path == "-":
+        if overwrite:
+            raise RewardSetupError("--overwrite is for a file, and --output - is stdout: leave it out")
         return
-    if any(Path(name).exists() and Path(path).samefile(name) for name in inputs):
+    if not is_table(path) and output.suffix.lower() not in _JSON_LINES:
+        raise RewardSetupError(
+            f"--output {path}: scores are JSON lines (.jsonl, .ndjson, .json) or a table (.csv), not {output.suffix}"
+        )
+    if not output.parent.is_dir():
+        raise RewardSetupError(f"--output {path}: there is no folder {output.parent}: make it, or choose another")
+    if output.is_dir():
+        raise RewardSetupError(f"--output {path} is a folder: name a file in it")
+    if not output.exists():
+        return
+    if any(Path(name).exists() and output.samefile(name) for name in inputs):
         raise RewardSetupError(f"--output {path} is the input: choose another")
     if not overwrite:
         raise RewardSetupError(f"--output {path} exists: choose another, or add --overwrite")
+
+
+def is_table(path: str) -> bool:
+    """Whether scores of that name are CSV, and not JSON lines."""
+    return Path(path).suffix.lower() == ".csv"
 
 
 @contextmanager

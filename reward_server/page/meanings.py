@@ -13,7 +13,7 @@ from typing import Final
 
 @dataclass(frozen=True)
 class Meaning:
-    """`lower` says that lower values are better; `span` are the values that real reports have."""
+    """`lower` says that lower values are better; `span` are the values that it can have, or that real reports have."""
 
     text: str
     span: str
@@ -33,7 +33,7 @@ _EMBEDDED: Final[Mapping[str, Meaning]] = MappingProxyType(
         "bertscore": Meaning("how close the words are in meaning (BERTScore on MiniLM)", "0 to 1"),
         "graph_f1": Meaning("F1 of what the two graphs state, read by rules; contradictions cost", "0 to 1"),
         "label_similarity": Meaning("cosine of the CheXpert labels, read by rules", "0 to 1"),
-        "embedded": Meaning("the composite: RadCliQ's formula of the four above; not RadCliQ", "-1.44 to 2.5", True),
+        "embedded": Meaning("the composite: RadCliQ's formula of the four above; not RadCliQ", "-1.44 to 2.45", True),
         "positive_f1": Meaning("F1 of the findings and devices that are there", "0 to 1"),
     }
 )
@@ -46,12 +46,21 @@ _PUBLISHED: Final[Mapping[str, Meaning]] = MappingProxyType(
         "radgraph_simple": Meaning("RadGraph F1, simple: entities alone", "0 to 1"),
         "radgraph_partial": Meaning("RadGraph F1, partial: and whether an entity has relations", "0 to 1"),
         "radgraph_complete": Meaning("RadGraph F1, complete: and which", "0 to 1"),
-        "bertscore": Meaning("how close the words are in meaning (BERTScore, distilroberta-base, rescaled)", "0 to 1"),
+        "bertscore": Meaning(
+            "how close the words are in meaning (BERTScore, distilroberta-base, rescaled)",
+            "up to 1; about 0 for unrelated text, -5.55 for a blank",
+        ),
         "semb": Meaning("cosine of CheXbert's embeddings of the reports", "0 to 1"),
         "radcliq_v1": Meaning(
-            "the composite: errors that radiologists would count, standardised", "-1.44 to 2.5", True
+            "the composite: errors that radiologists would count, standardised",
+            "-1.44 to about 3 on real text, 11 for a blank",
+            True,
         ),
-        "radcliq_v0": Meaning("the same as first published; counts BLEU against a report", "0 to 5", True),
+        "radcliq_v0": Meaning(
+            "the same as first published; counts BLEU against a report",
+            "-0.24 to about 6 on real text, 21 for a blank",
+            True,
+        ),
         "positive_f1": Meaning("F1 of the findings that CheXbert calls positive", "0 to 1"),
     }
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from reward_server.source_cli import add_source_arguments, opened_source, port
+from reward_server.source_cli import add_source_arguments, check_choice, opened_source, port
 
 TIMEOUT_S = 60.0
 """How long a page waits for an answer."""
@@ -20,8 +20,10 @@ def add_ui_parser(parser: argparse.ArgumentParser) -> None:
 
 
 def ui_main(args: argparse.Namespace) -> int:
-    from reward_server.page.serving import page, serve_page
+    from reward_server.page.serving import check_port, page, serve_page
 
+    check_choice(args)
+    check_port(args.port)
     with opened_source(args) as source, page(args.timeout) as (blocks, thread):
         from reward_server.page.compare import Comparison, compare_tab
 

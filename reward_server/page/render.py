@@ -75,7 +75,7 @@ def _composite(about: Description, components: Mapping[str, float]) -> str:
     value, span = components[name], MEANINGS[about.backend][name].span
     return (
         f'<p class="composite"><span>{escape(name)}</span> <b data-component="composite">{value:.3f}</b> '
-        f"<span>lower is better; {span} on real text. As a reward: {-value:.3f}</span></p>"
+        f"<span>lower is better; {span}. As a reward: {-value:.3f}</span></p>"
     )
 
 

@@ -133,6 +133,12 @@ class _NothingElsewhere:
         await self._app(scope, receive, told)
 
 
+def check_port(port: int) -> None:
+    """Raises RewardSetupError where `serve_page` could not listen: to be told before models are loaded."""
+    with _listening(port):
+        pass
+
+
 @contextmanager
 def _listening(port: int) -> Iterator[socket.socket]:
     with socket.socket() as listener:

@@ -20,7 +20,6 @@ import hashlib
 import os
 import pickle
 import re
-import shlex
 import struct
 import tempfile
 import zipfile
@@ -35,6 +34,7 @@ from torch import Tensor
 
 from reward_server.errors import RewardSetupError
 from reward_server.radcliq.weights_archive import unpack
+from reward_server.radcliq.weights_hint import how_to_get, no_folder
 
 SCORERS = "StanfordAIMI/RRG_scorers"
 WEIGHT_FILES = ("model.safetensors", "weights.th", "pytorch_model.bin")
@@ -66,7 +66,7 @@ class WeightsFolder:
 
     def __init__(self, root: Path, radgraph: str = "radgraph") -> None:
         if not root.is_dir():
-            raise MissingWeightsError(f"the weights folder {root} does not exist: {_fetch(root)}")
+            raise MissingWeightsError(no_folder(root))
         if not _NAME.fullmatch(radgraph):
             raise RewardSetupError(f"radgraph={radgraph!r} does not name an archive in {root}, as radgraph-xl would")
         self.root, self._radgraph = root, radgraph
@@ -97,7 +97,7 @@ class WeightsFolder:
         if found.is_file():
             found = _unpacked(found, self.root)
         if not (found / "config.json").is_file():
-            raise RewardSetupError(f"{found} has no config.json: it is not a RadGraph archive; {_fetch(self.root)}")
+            raise RewardSetupError(f"{found} has no config.json: it is not a RadGraph archive; {how_to_get(self.root)}")
         return found
 
     def backbone(self, model_name: str) -> Path:
@@ -125,7 +125,7 @@ class WeightsFolder:
         for place in places:
             if place.exists():
                 return place
-        raise MissingWeightsError(f"{what} is not in the weights folder {self.root}: {_fetch(self.root)}")
+        raise MissingWeightsError(f"{what} is not in the weights folder {self.root}: {how_to_get(self.root)}")
 
 
 def weights_file(folder: Path) -> Path:
@@ -212,7 +212,3 @@ def _writable(folder: Path) -> bool:
 def _why(error: Exception) -> str:
     """The first sentence of torch's long advice, which must not talk anyone into loading the file unsafely."""
     return re.split(r"\n|(?<=[a-z])\. ", str(error).strip())[0][:200] or type(error).__name__
-
-
-def _fetch(root: Path) -> str:
-    return f"run `python -m reward_server weights fetch --weights {shlex.quote(str(root))}` (docs/reward_weights.md)"

@@ -11,6 +11,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from reward_server.errors import RewardSetupError
+from reward_server.radcliq.weights_hint import no_folder
+
 if TYPE_CHECKING:
     from reward_server.radcliq.weights_check import Finding
 
@@ -34,8 +37,10 @@ def add_weights_parser(parser: argparse.ArgumentParser) -> None:
 
 def weights_main(args: argparse.Namespace) -> int:
     """Runs the action; RewardSetupError where the folder is not there or a download fails."""
+    if args.action == "check" and not args.weights.is_dir():  # `check` says so, too, but its imports take half a minute
+        raise RewardSetupError(no_folder(args.weights))
     from reward_server.radcliq.weights_check import check
-    from reward_server.radcliq.weights_fetch import TERMS, fetch
+    from reward_server.radcliq.weights_fetch import fetch, terms
 
     if args.action == "fetch":
         fetch(
@@ -47,7 +52,7 @@ def weights_main(args: argparse.Namespace) -> int:
         print(f"{args.weights} is complete")
         return 0
     if any(finding.state == "missing" and finding.part in ("chexbert.pth", args.radgraph) for finding in findings):
-        print(TERMS)
+        print(terms(args.weights))
     return 1
 
 

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +66,30 @@ def test_the_reward_of_the_page_passes_the_self_check_and_costs_invented_measure
     plain = scorer.score([stated, invented])
     assert mine_scores[0]["embedded"] == pytest.approx(plain[0]["embedded"])
     assert mine_scores[1]["embedded"] == pytest.approx(plain[1]["embedded"] + 1.0)
+
+
+def test_the_server_of_the_page_says_where_it_is_and_ends_silently_on_ctrl_c(tmp_path: Path) -> None:
+    (code,) = blocks("reward.md", "python")
+    assert "port=50051" in code
+    (tmp_path / "my_reward.py").write_text(code.replace("port=50051", "port=0"))
+    run = subprocess.Popen(
+        [sys.executable, "my_reward.py"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(HOWTO.parents[1])},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert run.stdout is not None
+        address = run.stdout.readline().removeprefix("serving on ").strip()
+        with RewardClient([address], timeout_s=30) as client:
+            assert client.describe().definition.endswith("+measurements")
+            run.send_signal(signal.SIGINT)
+            assert run.communicate(timeout=30) == ("", "")
+        assert run.returncode == 0
+    finally:
+        run.kill()
 
 
 def test_the_advantage_of_the_page_is_one_more_choice_and_passes_its_own_test(monkeypatch: pytest.MonkeyPatch) -> None:

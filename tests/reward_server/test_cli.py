@@ -206,7 +206,16 @@ def test_a_line_without_its_reports_is_a_row_with_its_error_among_the_others(
         (["--input", "PAIRS", "--output", "o", *LOCAL, "--wait", "3"], "are for --address"),
         (["--input", "none.jsonl", "--output", "o", *LOCAL], "none.jsonl: No such file"),
         (["--input", "PAIRS", "--output", "PAIRS", *LOCAL], "is the input: choose another"),
-        (["--input", "PAIRS", "--output", "none/o", *LOCAL], "none/o: No such file"),
+        (["--input", "PAIRS", "--output", "none/o", *LOCAL], "--output none/o: there is no folder none"),
+        (["--input", "PAIRS", "--output", "o.xlsx", *LOCAL], "--output o.xlsx: scores are JSON lines"),
+        (["--input", "PAIRS", "--output", "-", "--overwrite", *LOCAL], "--overwrite is for a file"),
+        (["--input", os.devnull, "--output", "o", *LOCAL], f"{os.devnull}: no pairs in it"),
+        (["--input", "PAIRS", "--output", "o", *LOCAL, "--clip", "-1.5"], "--clip -1.5 would cut every pair"),
+        (["--input", "PAIRS", "--output", "o", "--backend", "published"], "needs a folder of weights: --weights DIR"),
+        (
+            ["--input", "PAIRS", "--output", "o", "--backend", "published", "--weights", "w"],
+            "weights folder w does not",
+        ),
         (["--input", "PAIRS", "--output", "o", *LOCAL, "--weight", "nothing=1"], "no component `nothing`"),
         (["--input", "PAIRS", "--output", "o", *LOCAL, "--weight", "bleu2=1", "--clip", "3"], "a clip is for"),
         (
@@ -232,6 +241,49 @@ def test_what_is_wrong_is_said_in_a_line_with_status_2(
     assert reason in printed
     assert "\n" not in printed
     assert len(rows_of(pairs)) == 3
+    assert list(tmp_path.iterdir()) == [pairs]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["serve", "--backend", "published"], "--backend published needs a folder of weights: --weights DIR"),
+        (["serve", "--backend", "reference", "--weights", "none"], "weights fetch --weights none`"),
+        (["weights", "check", "--weights", "none"], "the weights folder none does not exist"),
+        (["score", "--input", "p", "--output", "none/o", *LOCAL], "there is no folder none"),
+        (["score", "--input", "p", "--output", "o", *LOCAL, "--weight", "nothing=1"], "no component `nothing`"),
+        (["score", "--input", "p", "--output", "o", *LOCAL, "--clip", "-2"], "--clip -2"),
+        (["score", "--input", "p", "--output", "o", *LOCAL], "p: no pairs in it"),
+    ],
+)
+def test_what_is_wrong_is_said_before_anything_heavy_is_loaded(
+    tmp_path: Path, arguments: Sequence[str], reason: str
+) -> None:
+    (tmp_path / "p").touch()
+    code = (
+        "import sys; from reward_server.cli import main; status = main(sys.argv[1:]);"
+        "print(status, {'torch', 'grpc', 'transformers', 'numpy'} & set(sys.modules))"
+    )
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60
+    )
+    assert done.stdout == "2 set()\n", done.stderr
+    assert reason in done.stderr
+
+
+def test_the_summary_says_how_many_pairs_a_clip_made_the_same(
+    pairs: Path, tmp_path: Path, server: RunningServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert score(pairs, tmp_path / "o", "--address", server.address, "--clip", "-1") == 0
+    assert "the clip -1 cut 2 of 3 pairs to the same reward" in capsys.readouterr().err
+
+
+def test_a_number_of_workers_that_is_none_is_told_in_words(capsys: pytest.CaptureFixture[str]) -> None:
+    for number in ("four", "1.5"):
+        with pytest.raises(SystemExit, match="2"):
+            main(["scale", number])
+        assert f"'{number}' is not a whole number" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("weight", ["bleu2", "bleu2=x", "=1="])
@@ -344,6 +396,16 @@ def test_a_server_process_with_certificates_token_and_limits_refuses_what_it_sho
     finally:
         process.terminate()
         assert process.wait(20) == 0
+
+
+def test_a_server_on_a_used_port_says_so_in_one_line(server: RunningServer) -> None:
+    command = [*COMMAND, "serve", *LOCAL, "--port", str(server.port)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == (
+        f"reward_server serve: can't listen on 127.0.0.1:{server.port}: Address already in use; "
+        "choose another --port, or 0 for a free one\n"
+    )
 
 
 def test_a_server_that_others_could_reach_in_the_clear_is_refused(capsys: pytest.CaptureFixture[str]) -> None:

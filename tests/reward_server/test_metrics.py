@@ -55,7 +55,7 @@ def test_metrics_are_served_over_http_and_each_server_has_its_own() -> None:
     try:
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
             assert "lmrrg_reward_batch_pairs_sum 3.0" in answer.read().decode()
-        with pytest.raises(RewardSetupError, match=f"--metrics-port {port}"):
+        with pytest.raises(RewardSetupError, match=f"--metrics-port {port}: .*; choose another"):
             other.serve(port)
     finally:
         stop()

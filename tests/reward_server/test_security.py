@@ -23,6 +23,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from protos import reward_pb2, reward_pb2_grpc
+from reward_server.aio_client import AsyncRewardClient
 from reward_server.client import RewardClient
 from reward_server.errors import RewardError, RewardSetupError
 from reward_server.scorer import Scorer
@@ -64,16 +65,42 @@ def test_a_client_with_the_certificate_and_the_token_is_served(
         assert client.describe() == scorer.description
 
 
-@pytest.mark.parametrize("token", [None, "x" * 43, ""])
-def test_a_client_with_another_token_or_none_is_refused_at_once(
-    secured: RunningServer, run_security: tuple[ServerSecurity, ClientSecurity], token: str | None
+@pytest.mark.parametrize(
+    ("token", "reason"),
+    [
+        (None, "want a token, and none was given"),
+        ("", "want a token, and none was given"),
+        ("x" * 43, "do not take this token"),
+    ],
+)
+def test_a_client_with_another_token_or_none_is_refused_at_once_and_told_which(
+    secured: RunningServer, run_security: tuple[ServerSecurity, ClientSecurity], token: str | None, reason: str
 ) -> None:
     wrong = replace(run_security[1], token=token)
+    said = f"^the servers at {secured.address} {reason} .UNAUTHENTICATED: .*--token-file FILE"
+
+    async def ask() -> None:
+        async with AsyncRewardClient([secured.address], timeout_s=20, security=wrong) as client:
+            await client.score([PAIR])
+
     with RewardClient([secured.address], timeout_s=20, security=wrong) as client:
-        with pytest.raises(RewardError, match=r"UNAUTHENTICATED.*token"):
-            client.score([PAIR])
-        with pytest.raises(RewardError, match="UNAUTHENTICATED"):
-            client.describe()
+        for call in (lambda: client.score([PAIR]), client.describe, lambda: asyncio.run(ask())):
+            with pytest.raises(RewardError, match=said):
+                call()
+
+
+def test_a_client_without_tls_that_is_hung_up_on_is_asked_about_tls(secured: RunningServer) -> None:
+    async def wait() -> None:
+        async with AsyncRewardClient([secured.address]) as client:
+            await client.wait_until_serving(1)
+
+    with RewardClient([secured.address], timeout_s=1) as client:
+        for call in (client.describe, lambda: client.wait_until_serving(1), lambda: asyncio.run(wait())):
+            with pytest.raises(RewardError, match=r"Socket closed .do the servers want TLS.*--tls-ca"):
+                call()
+    with RewardClient(["127.0.0.1:9"], timeout_s=1) as client, pytest.raises(RewardError) as caught:
+        client.describe()
+    assert "TLS" not in str(caught.value)
 
 
 def test_a_stream_without_the_token_is_refused_and_health_is_open_to_probes(

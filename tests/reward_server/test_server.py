@@ -21,6 +21,7 @@ from protos import reward_pb2, reward_pb2_grpc
 from reward_server.client import RewardClient
 from reward_server.errors import RewardSetupError
 from reward_server.scorer import Description, ModelFile, Pair, Scorer
+from reward_server.security import ephemeral_security
 from reward_server.server import SERVICE, RewardServer
 from reward_server.service import Limits
 from reward_server.text.encoder import model_folder
@@ -159,8 +160,32 @@ def test_health_and_reflection_answer(server: RunningServer) -> None:
 
 
 def test_a_port_in_use_is_an_error_that_names_it(server: RunningServer, scorer: Scorer) -> None:
-    with pytest.raises(RewardSetupError, match=f"127.0.0.1:{server.port}"):
+    with pytest.raises(
+        RewardSetupError, match=f"127.0.0.1:{server.port}: Address already in use; choose another --port"
+    ):
         RunningServer(scorer, port=server.port)
+
+
+@pytest.mark.parametrize("host", ["localhost", "::1", "[::1]", "127.0.0.1"])
+def test_a_host_can_be_named_in_any_way(host: str) -> None:
+    async def listen() -> int:
+        server = RewardServer()
+        port = await server.start(host)
+        await server.stop(0)
+        return port
+
+    assert asyncio.run(listen()) > 0
+
+
+def test_a_host_that_is_not_of_this_machine_is_named_with_the_way_out() -> None:
+    security, _ = ephemeral_security()
+
+    async def listen(host: str) -> None:
+        await RewardServer(security=security).start(host)
+
+    for host, why in (("192.0.2.1", "Cannot assign"), ("nowhere.invalid", "not known")):
+        with pytest.raises(RewardSetupError, match=f"{host}:0: .*{why}.*; choose another --host"):
+            asyncio.run(listen(host))
 
 
 def test_a_full_queue_is_refused_and_the_waiting_ones_are_served(gate: Gate, gated: RunningServer) -> None:

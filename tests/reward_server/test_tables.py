@@ -122,10 +122,26 @@ def test_a_file_that_is_missing_or_not_text_is_named(tmp_path: Path) -> None:
         pass  # fmt: skip
     (tmp_path / "latin.jsonl").write_bytes(b'{"reference": "a", "hypothesis": "b"}\n\xe9\n')
     with (
-        open_pairs(str(tmp_path / "latin.jsonl"), Columns()) as rows,
         pytest.raises(RewardSetupError, match=r"latin.jsonl, after line \d: not UTF-8"),
+        open_pairs(str(tmp_path / "latin.jsonl"), Columns()) as rows,
     ):
         list(rows)
+
+
+@pytest.mark.parametrize(("name", "text"), [("x.jsonl", ""), ("x.jsonl", "\n \n"), ("x.csv", "reference,hypothesis\n")])
+def test_a_file_without_pairs_is_an_error_that_names_it(tmp_path: Path, name: str, text: str) -> None:
+    with pytest.raises(RewardSetupError, match=f"{name}: no pairs in it"):
+        read(tmp_path / name, text)
+
+
+def test_texts_without_a_line_are_an_error_that_names_the_references(tmp_path: Path) -> None:
+    for name in ("r.txt", "h.txt"):
+        (tmp_path / name).touch()
+    with (
+        pytest.raises(RewardSetupError, match=r"r\.txt: no pairs in it"),
+        open_texts(str(tmp_path / "r.txt"), str(tmp_path / "h.txt")),
+    ):
+        pass  # fmt: skip
 
 
 def test_rows_are_read_one_at_a_time(tmp_path: Path) -> None:
@@ -183,3 +199,23 @@ def test_an_output_is_replaced_only_if_asked_and_never_if_it_is_the_input(tmp_pa
         check_output(path, overwrite=True, inputs=[str(tmp_path / "." / "x.jsonl")])
     with pytest.raises(RewardSetupError, match="No such file or directory"), open_scores("/none/x", overwrite=False):
         pass
+
+
+@pytest.mark.parametrize("name", ["x.jsonl", "x.NDJSON", "x.json", "x", "x.csv", "-"])
+def test_scores_can_be_json_lines_or_csv(tmp_path: Path, name: str) -> None:
+    check_output(name if name == "-" else str(tmp_path / name), overwrite=False, inputs=[])
+
+
+@pytest.mark.parametrize("name", ["x.xlsx", "x.tsv", "x.parquet", "x.csv.gz"])
+def test_scores_of_no_other_format_are_promised(tmp_path: Path, name: str) -> None:
+    with pytest.raises(RewardSetupError, match=f"{name}: scores are JSON lines .*{Path(name).suffix}$"):
+        check_output(str(tmp_path / name), overwrite=False, inputs=[])
+
+
+def test_an_output_that_cannot_be_a_file_is_named_with_its_flag(tmp_path: Path) -> None:
+    with pytest.raises(RewardSetupError, match=f"--output .*: there is no folder {tmp_path}/none: make it"):
+        check_output(str(tmp_path / "none" / "x.jsonl"), overwrite=True, inputs=[])
+    with pytest.raises(RewardSetupError, match=f"--output {tmp_path} is a folder"):
+        check_output(str(tmp_path), overwrite=True, inputs=[])
+    with pytest.raises(RewardSetupError, match="--overwrite is for a file"):
+        check_output("-", overwrite=True, inputs=[])

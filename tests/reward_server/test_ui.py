@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import re
 import socket
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from playwright.sync_api import Browser, Page
 from reward_server.backends import embedded, published
 from reward_server.page.meanings import MEANINGS
 from reward_server.scorer import Scorer
+from reward_server.spec import RADCLIQ_V0, RADCLIQ_V1
 from tests.reward_server.conftest import RunningServer
 from tests.reward_server.pages import Served, browser, looked_at, served
 
@@ -152,16 +154,30 @@ def test_a_server_elsewhere_can_score(chromium: Browser, server: RunningServer, 
         assert page.inner_text("td[data-component=graph_f1]") == f"{score['graph_f1']:.4f}"
 
 
-def test_a_taken_port_is_named_with_the_way_out() -> None:
+def test_a_taken_port_is_named_with_the_way_out_before_a_model_is_loaded() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         number = taken.getsockname()[1]
-        command = [sys.executable, "-m", "reward_server", "ui", "--backend", "embedded", "--port", str(number)]
+        code = (
+            "import sys; from reward_server.cli import main; status = main(sys.argv[1:]);"
+            "print(status, {'torch', 'gradio'} & set(sys.modules))"
+        )
+        command = [sys.executable, "-c", code, "ui", "--backend", "embedded", "--port", str(number)]
         done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 2
+    assert done.stdout == "2 set()\n"
     assert f"--port {number}: Address already in use; choose another, or 0 for a free one" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_the_range_of_a_component_holds_what_blank_and_unrelated_text_have() -> None:
+    spans = {name: meaning.span for name, meaning in MEANINGS["published"].items()}
+    assert spans["bertscore"] == "up to 1; about 0 for unrelated text, -5.55 for a blank"
+    for formula, name in ((RADCLIQ_V1, "radcliq_v1"), (RADCLIQ_V0, "radcliq_v0")):
+        best, real, blank = map(float, re.findall(r"-?[0-9.]+", spans[name]))
+        assert formula(1, 1, 1, 1) == pytest.approx(best, abs=0.05)
+        assert formula(0, -0.3, 0, 0) == pytest.approx(real, abs=0.5)
+        assert formula(0, -5.55, 0.7, 0) == pytest.approx(blank, abs=1)
 
 
 def test_every_component_of_every_backend_has_its_meaning() -> None:

@@ -5,13 +5,27 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
+import pytest
 import torch
 
+from benchmarks.checkpoints import main
 from benchmarks.reports import Pair, nasty_pairs, other_hypotheses, report_pairs, varied_pairs
 from reward_server.radcliq.chexbert import CheXbert
 from reward_server.radcliq.radgraph.archive import read_config
 from reward_server.radcliq.radgraph.model import RadGraphModel
 from reward_server.radcliq.weights import WeightsFolder
+
+
+def test_the_help_names_the_command_and_explains_every_flag(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.argv", ["checkpoints.py", "--help"])
+    with pytest.raises(SystemExit, match="0"):
+        main()
+    shown = " ".join(capsys.readouterr().out.split())
+    assert shown.startswith("usage: python -m benchmarks.checkpoints")
+    for words in ("2.6 GB", "weights folder that is written", "of the random weights (default: 0)", "vocab.bpe"):
+        assert words in shown
 
 
 def test_the_same_seed_gives_the_same_reports() -> None:

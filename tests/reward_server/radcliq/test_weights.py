@@ -8,8 +8,12 @@ import pickle
 import re
 import shutil
 import tarfile
+import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -23,6 +27,7 @@ from reward_server.radcliq.radgraph.archive import read_config
 from reward_server.radcliq.weights import WeightsFolder, load_tensors, sha256, weights_file
 from reward_server.radcliq.weights_archive import unpack
 from reward_server.radcliq.weights_check import PUBMEDBERT, Finding, check
+from reward_server.radcliq.weights_fetch import fetch
 
 TENSORS = {"a.weight": torch.arange(6.0).reshape(2, 3), "a.bias": torch.ones(2)}
 
@@ -322,7 +327,7 @@ def test_an_empty_folder_fails_the_check_with_what_to_do(tmp_path: Path, capsys:
     assert main(["weights", "check", "--weights", str(tmp_path / "empty")]) == 1
     shown = capsys.readouterr().out
     assert shown.count("\nmissing") == 5
-    assert "--accept-terms" in shown
+    assert f"python -m reward_server weights fetch --weights {tmp_path / 'empty'} --accept-terms`" in shown
     assert "physionet.org" in shown
 
 
@@ -386,6 +391,70 @@ def test_fetch_without_a_network_says_what_it_could_not_get(
     error = capsys.readouterr().err
     assert "config.json of distilbert/distilroberta-base can't be downloaded" in error
     assert "HTTPS_PROXY" in error
+
+
+def _look_for_the_hub_at(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As HF_ENDPOINT would, which is read when the library is imported."""
+    endpoint = f"http://127.0.0.1:{port}"
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", endpoint)
+    template = endpoint + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
+
+
+def test_fetch_gives_up_at_once_where_the_hub_is_out_of_reach(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _look_for_the_hub_at(9, monkeypatch)
+    started = time.monotonic()
+    assert main(["weights", "fetch", "--weights", str(tmp_path / "new")]) == 2
+    assert time.monotonic() - started < 8
+    fetching, error = capfd.readouterr().err.splitlines()
+    assert fetching.endswith("config.json: fetching from distilbert/distilroberta-base")
+    assert "Connection refused" in error
+    assert f"copy the whole folder {tmp_path / 'new'} over" in error
+    assert not (tmp_path / "new").exists()
+
+
+class _Hub(BaseHTTPRequestHandler):
+    """Knows every file; its content is not there for those whose name has `lost` in it."""
+
+    lost = "nothing"
+
+    def do_HEAD(self) -> None:
+        self._answer(200, b"")
+
+    def do_GET(self) -> None:
+        self._answer(404, b"gone") if self.lost in self.path else self._answer(200, b"{}")
+
+    def _answer(self, status: int, body: bytes) -> None:
+        self.send_response(status)
+        headers = {"ETag": '"abc"', "X-Repo-Commit": "1" * 40, "Content-Length": str(len(body) or 2)}
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.mark.parametrize("lost", ["nothing", "bert-base-uncased/resolve/main/vocab.txt"])
+def test_fetch_leaves_whole_files_behind_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lost: str
+) -> None:
+    monkeypatch.setattr(_Hub, "lost", lost)
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Hub) as hub:
+        threading.Thread(target=hub.serve_forever, daemon=True).start()
+        _look_for_the_hub_at(hub.server_port, monkeypatch)
+        with nullcontext() if lost == "nothing" else pytest.raises(RewardSetupError, match="txt of google-bert"):
+            fetch(tmp_path, "radgraph", accept_terms=True, say=lambda text: None)
+        hub.shutdown()
+    files = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}
+    assert not {file for file in files if file.startswith(".") or "/." in file}
+    assert ("chexbert.pth" in files) is (lost == "nothing")
+    assert "distilroberta-base/model.safetensors" in files
+    assert all(path.read_text() == "{}" for path in tmp_path.rglob("*") if path.is_file())
+    assert all(any(path.iterdir()) for path in tmp_path.rglob("*") if path.is_dir())
 
 
 def test_fetch_downloads_nothing_that_is_there(
