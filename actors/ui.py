@@ -21,7 +21,7 @@ from actors.checkpoint import STAGES, Checkpoint, find_checkpoint
 from actors.writer import ReportWriter
 from reward_server.errors import RewardError, RewardSetupError
 from reward_server.page.page_cli import TIMEOUT_S
-from reward_server.page.serving import PORT, OneThread, TookTooLongError, page, serve_page
+from reward_server.page.serving import PORT, OneThread, TookTooLongError, check_port, page, serve_page
 from reward_server.source_cli import add_source_arguments, check_source, opened_source, port
 from rrg.command import add_debug, carry_out
 from rrg.errors import UserError
@@ -44,6 +44,7 @@ def _serve(args: argparse.Namespace) -> int:
     if args.threads is not None:
         raise UserError("--threads: the policy's engine sets the threads of this process (rollout.threads of its run)")
     checkpoint = find_checkpoint(Path(args.checkpoint), args.stage)
+    check_port(args.port)
     with page(args.timeout) as (blocks, thread), _opened_writer(checkpoint, thread) as writer:
         _fill(blocks, thread, writer, args)
     return 0
