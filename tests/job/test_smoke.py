@@ -207,6 +207,7 @@ def test_a_run_that_is_told_to_end_saves_what_it_has_within_a_minute_and_resumes
         output = finish(process, status=128 + signum)
         assert time.monotonic() - told < 60
         assert "finished and saved" in output
+        assert f"; go on with: python -m learner.main resume={run_dir}" in output
         assert "Traceback" not in output
         process = start(cache, f"resume={run_dir}")
     output = finish(process)
