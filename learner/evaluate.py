@@ -34,6 +34,7 @@ from reward_server.errors import RewardError, RewardSetupError
 from reward_server.scoring import plain_reward
 from reward_server.spec import reward_from_components
 from rrg.command import carry_out
+from rrg.data.sections import clean
 from rrg.errors import UserError
 from rrg.progress import Show, output_console
 
@@ -66,7 +67,9 @@ def run(args: argparse.Namespace, show: Show) -> int:
             names, texts, inputs.studies, inputs.train, inputs.configs, args.seed, show.advance
         )
     notes += [] if args.section == "findings" else ["controls of the data set: with --section findings only"]
-    systems = {SYSTEM: texts, **({} if baseline is None else {BASELINE: [row.hypothesis for row in baseline]})}
+    systems = {SYSTEM: texts}
+    if baseline is not None:  # a file, also where the reports are a run's
+        systems[BASELINE] = [clean(row.hypothesis) if args.run else row.hypothesis for row in baseline]
     task = _task(args, inputs)
     with show.phase("measures"), opened(scoring_options(args)) as scoring:
         reward = None if scoring is None else _reward(config, scoring)
@@ -127,6 +130,7 @@ def _task(args: argparse.Namespace, inputs: Inputs) -> Task:
         references=tuple(row.reference for row in inputs.rows),
         findings=tuple(findings),
         verbatim=args.verbatim,
+        prepared=args.run is not None,
         meteor=not args.no_meteor,
     )
 

@@ -19,6 +19,7 @@ from learner.evaluation.measures import (
     true_findings,
 )
 from learner.evaluation.studies import finding_truth
+from learner.evaluation.system import Task, measure
 from rrg.data.study import Study
 from rrg.errors import UserError
 from tests.evaluation.conftest import NORMAL, make_studies, overlap_reward, token_f1_score
@@ -155,6 +156,24 @@ def test_a_better_system_is_told_from_a_worse_one_study_by_study(studies: list[S
         assert gains[name].low > 0, name
         assert math.isclose(gains[name].value, better.statistics[name].value - worse.statistics[name].value)
     assert set(compare(worse, worse, cfg, seed=0)["reward"]) == {0.0}
+
+
+def test_reports_of_a_run_that_were_cut_off_measure_the_same_in_its_summary_and_in_learner_evaluate(
+    studies: list[Study], cfg: EvalConfig
+) -> None:
+    texts = [study.target.rsplit(" ", 3)[0] for study in studies]
+    of_run = run(studies, texts, cfg)
+    task = Task(
+        ids=of_run.study_ids,
+        references=tuple(study.target for study in studies),
+        findings=tuple(study.findings for study in studies),
+        prepared=True,
+        meteor=False,
+    )
+    system = measure(task, {"system": texts}, None, None, lambda *_: None)["system"]
+    for name, statistic in {**system.statistics["text"], **system.statistics["findings"]}.items():
+        if name in of_run.statistics:
+            assert statistic.value == of_run.statistics[name].value, name
 
 
 def test_systems_on_different_studies_are_not_compared(studies: list[Study], cfg: EvalConfig) -> None:
