@@ -23,6 +23,7 @@ from learner.evaluation.bootstrap import Interval
 from learner.evaluation.controls import CONSTANT
 from learner.evaluation.direction import arrow
 from learner.evaluation.measures import Evaluation, Metric, compare
+from learner.evaluation.numbers import fixed, spread
 from learner.evaluation.regions import AUROC_GOAL, GROUPS, IOU_GOAL, RegionMeasures
 from learner.evaluation.regiontable import print_regions
 
@@ -116,7 +117,7 @@ def warm_start_goals(sft: Evaluation) -> list[Goal]:
     f1 = sft.statistics["finding_f1"].value
     return [
         Goal("warm start: shuffle gap above 0", gap.low > 0, _spread(gap)),
-        Goal(f"warm start: finding F1 at least {FINDING_F1_GOAL}", f1 >= FINDING_F1_GOAL, f"{f1:.3f}"),
+        Goal(f"warm start: finding F1 at least {FINDING_F1_GOAL}", f1 >= FINDING_F1_GOAL, fixed(f1)),
     ]
 
 
@@ -273,8 +274,8 @@ def _numbers(metric: Metric) -> list[float]:
 
 def _cell(metric: Metric, digits: int) -> str:
     number = metric[0] if isinstance(metric, list) else metric
-    return "-" if number is None else f"{number:.{digits}f}"
+    return "-" if number is None else fixed(number, digits)
 
 
 def _spread(interval: Interval) -> str:
-    return "{:+.3f} [{:+.3f}, {:+.3f}]".format(*interval)
+    return spread(interval, sign="+")

@@ -20,6 +20,7 @@ import numpy as np
 from learner.evaluation import metrics
 from learner.evaluation.bootstrap import Statistic, difference, draw_resamples, interval
 from learner.evaluation.finished import statistics_of
+from learner.evaluation.numbers import fixed, spread
 from learner.evaluation.tables import markdown_table
 from rrg.errors import UserError
 
@@ -105,7 +106,7 @@ def cells(report: Report) -> tuple[list[str], list[list[str]]]:
         rows.append([name, *(_cell(arm[key], 0 if key == "unique" else 3, key in JUDGED) for key in _SHOWN)])
         gains = report["minus_full"].get(name)
         if gains is not None:
-            rows.append(["  - full", *(_spread(gains[key], "+") if key in JUDGED else "" for key in _SHOWN)])
+            rows.append(["  - full", *(spread(gains[key], sign="+") if key in JUDGED else "" for key in _SHOWN)])
     return ["without", *_SHOWN.values()], rows
 
 
@@ -144,7 +145,7 @@ def _sentence(name: str, gains: Mapping[str, Sequence[float]]) -> str:
     """Whether a part helped, by the differences without it."""
     falls = [key for key in JUDGED if gains[key][2] < 0]
     rises = [key for key in JUDGED if gains[key][1] > 0]
-    told = ", ".join(f"{title} {_spread(gains[key], '+')}" for key, title in JUDGED.items())
+    told = ", ".join(f"{title} {spread(gains[key], sign='+')}" for key, title in JUDGED.items())
     if falls and not rises:
         verdict = f"it helped ({_titles(falls)} lower without it)"
     elif rises and not falls:
@@ -165,13 +166,9 @@ def _mean(values: Sequence[float | None]) -> float | None:
     return float(np.mean(known)) if len(known) == len(values) else None
 
 
-def _cell(value: float | Sequence[float] | None, digits: int, spread: bool) -> str:
+def _cell(value: float | Sequence[float] | None, digits: int, with_interval: bool) -> str:
     if value is None:
         return "-"
     if isinstance(value, float | int):
-        return f"{value:.{digits}f}"
-    return _spread(value) if spread else f"{value[0]:.{digits}f}"
-
-
-def _spread(value: Sequence[float], sign: str = "") -> str:
-    return f"{value[0]:{sign}.3f} [{value[1]:{sign}.3f}, {value[2]:{sign}.3f}]"
+        return fixed(value, digits)
+    return spread(value) if with_interval else fixed(value[0], digits)

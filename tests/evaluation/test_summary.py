@@ -13,6 +13,7 @@ from rich.console import Console
 
 from configs.schema import EvalConfig
 from learner.evaluation.measures import Evaluation, evaluate
+from learner.evaluation.numbers import fixed, spread
 from learner.evaluation.regions import RegionMeasures, measure_regions
 from learner.summary import (
     Summary,
@@ -145,6 +146,15 @@ def test_an_rl_that_only_equals_the_best_constant_has_not_beaten_it(studies: lis
     assert not goals["RL: reward above every constant control's"]
     assert not goals["RL: reward above the warm start's"]
     assert goals["RL: finding F1 not lower than the warm start's"]
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"), [(-4e-4, "0.000"), (4e-4, "0.000"), (-6e-4, "-0.001"), (6e-4, "+0.001"), (-0.0, "0.000")]
+)
+def test_what_rounds_to_zero_is_shown_without_a_sign(value: float, shown: str) -> None:
+    assert fixed(value, sign="+") == shown
+    assert spread([value, -0.5, 0.5], sign="+") == f"{shown} [-0.500, +0.500]"
+    assert fixed(value) == shown.removeprefix("+")
 
 
 def test_a_run_that_reached_everything_says_so(improved: Summary) -> None:
