@@ -20,12 +20,12 @@ from pathlib import Path
 from configs.schema import Config, RewardConfig
 from learner.evaluation.arguments import parser, scoring_options
 from learner.evaluation.inputs import Inputs, read_baseline, read_inputs, run_config
-from learner.evaluation.measures import CODED
+from learner.evaluation.measures import CODED, finding_truth
 from learner.evaluation.regions import measure_regions
 from learner.evaluation.regiontable import print_regions
 from learner.evaluation.result import Protocol, Result, build_result
 from learner.evaluation.scoring import NO_BACKEND, Scoring, opened
-from learner.evaluation.studies import CONTROLS, control_reports, finding_truth
+from learner.evaluation.studies import CONTROLS, control_reports
 from learner.evaluation.system import System, Task, measure
 from learner.evaluation.tables import print_result
 from learner.evaluation.worst import cases_of, worst_cases
