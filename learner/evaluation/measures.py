@@ -98,7 +98,7 @@ def evaluate(
     statistics["reward_abnormal"] = mean(rewards, of=[bool(findings) for findings in truth])
     statistics |= bleu_statistics(pairs) | finding_statistics(truth, hypotheses, donors)
     statistics["shuffle_gap"] = mean(_gap_influence(rewards, shuffled, donors))
-    for name in matched[0]:
+    for name in sorted(matched[0]):  # a message of the reward servers has them in any order
         free = name if name not in statistics else f"reward_{name}"
         per_study[free] = np.array([components[name] for components in matched])
         statistics[free] = mean(per_study[free])

@@ -17,6 +17,7 @@ from learner.evaluation.measures import (
     evaluate,
     finding_truth,
     score_pairs,
+    study_table,
     true_findings,
 )
 from learner.evaluation.system import Task, measure
@@ -174,6 +175,16 @@ def test_reports_of_a_run_that_were_cut_off_measure_the_same_in_its_summary_and_
     for name, statistic in {**system.statistics["text"], **system.statistics["findings"]}.items():
         if name in of_run.statistics:
             assert statistic.value == of_run.statistics[name].value, name
+
+
+def test_components_have_one_order_whatever_that_of_the_scorer(studies: list[Study], cfg: EvalConfig) -> None:
+    def reversed_score(pairs: list[tuple[str, str]]) -> list[dict[str, float]]:
+        return [dict(reversed(row.items())) for row in token_f1_score(pairs)]
+
+    one = run(studies, copies(studies), cfg)
+    other = evaluate(studies, copies(studies), reversed_score, overlap_reward, cfg, seed=0)
+    assert list(one.metrics) == list(other.metrics)
+    assert study_table(one) == study_table(other)
 
 
 def test_systems_on_different_studies_are_not_compared(studies: list[Study], cfg: EvalConfig) -> None:
