@@ -25,6 +25,7 @@ _TRUTHS: Final = {
     "mesh": "the MeSH codes",
     "reference": "the reference report",
     "mesh+reference": "the MeSH codes, or of the report where nobody coded it",
+    "scene-graph+reference": "the scene graph, or of the report where it has none",
 }
 Entry = Mapping[str, Any]
 

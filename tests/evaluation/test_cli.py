@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image as PILImage
+from rich.console import Console
 
 from configs.schema import Config, DataConfig, ModelConfig, RewardConfig
 from learner import evaluate, generation
@@ -22,6 +23,7 @@ from learner.evaluation import scoring
 from learner.evaluation.bootstrap import draw_resamples, interval, mean
 from learner.evaluation.labels import label_statistics
 from learner.evaluation.system import inverse
+from learner.evaluation.tables import print_result
 from reward_server.backends import create_scorer
 from reward_server.errors import PairError
 from reward_server.scorer import ScorerOptions
@@ -140,6 +142,14 @@ def test_every_group_is_in_the_file_and_on_the_screen_with_its_signature(
     assert f"backend:embedded|models:{found['backend']['models'][0]['sha256'][:8]}" in found["signatures"]["labels"]
     assert "control nearest_image: needs the data set" in shown
     assert not any(reference in shown or hypothesis in shown for reference, hypothesis in PAIRS)
+
+
+def test_findings_of_scene_graphs_have_a_table_too(tmp_path: Path) -> None:
+    found = result(tmp_path, "--predictions", str(predictions(tmp_path / "p.jsonl")))
+    found["protocol"]["finding_truth"] = "scene-graph+reference"
+    console = Console(width=200, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    print_result(found, console)
+    assert "against those of the scene graph, or of the report where it has none" in console.export_text()
 
 
 def test_numbers_are_those_of_pycocoevalcap_on_the_cleaned_texts(tmp_path: Path) -> None:
