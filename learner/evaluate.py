@@ -19,12 +19,12 @@ from pathlib import Path
 
 from configs.schema import Config, RewardConfig
 from learner.evaluation.arguments import parser, scoring_options
-from learner.evaluation.inputs import Inputs, read_baseline, read_inputs, run_config
+from learner.evaluation.inputs import Inputs, align_baseline, read_baseline, read_inputs, run_config
 from learner.evaluation.measures import CODED, finding_truth
 from learner.evaluation.regions import measure_regions
 from learner.evaluation.regiontable import print_regions
 from learner.evaluation.result import Protocol, Result, build_result
-from learner.evaluation.scoring import NO_BACKEND, Scoring, opened
+from learner.evaluation.scoring import NO_BACKEND, Scoring, opened, require
 from learner.evaluation.studies import CONTROLS, control_reports
 from learner.evaluation.system import System, Task, measure
 from learner.evaluation.tables import print_result
@@ -56,8 +56,11 @@ def run(args: argparse.Namespace, show: Show) -> int:
     """Reads or writes the reports, measures them, prints and writes what was asked for."""
     _check(args)
     config = run_config(args)
+    # What could fail is tried before a run's policy writes for minutes.
+    require(scoring_options(args))
+    baseline = read_baseline(args)
     inputs = read_inputs(args, config, show)
-    baseline = read_baseline(args, inputs.rows)
+    baseline = align_baseline(args, inputs.rows, baseline)
     names = [name for name in args.controls.split(",") if name]
     with show.phase("controls"):
         texts = [row.hypothesis for row in inputs.rows]

@@ -29,7 +29,7 @@ from learner.checkpoints import latest_checkpoint, read_state
 from learner.evaluating import evaluate_controls, evaluate_policy, evaluate_regions, scalars
 from learner.reinforce import reinforce
 from learner.report.build import attempt_report
-from learner.rewards import connected, start_rewards
+from learner.rewards import connected, require_servers, start_rewards
 from learner.run import Run
 from learner.sampler import require_studies
 from learner.stopping import Interrupted, Signals
@@ -81,6 +81,7 @@ def run_job(cfg: Config, run_dir: Path) -> None:
 
 def _phases(cfg: Config, run_dir: Path, show: Show) -> tuple[StudySet, Summary]:
     with Signals() as signals, PeakMemory() as memory:
+        require_servers(cfg)
         with show.phase("data"):
             studies = prepare_data(cfg, show)
         with show.phase("set-up"):

@@ -252,7 +252,7 @@ def test_a_pair_without_a_score_is_left_out_counted_and_status_1(
         (["--weights", "w"], "mean nothing to --backend embedded"),
         (["--limit", "3"], "--out, --limit and --rexrank are for --run"),
         (["--baseline", "none.jsonl"], "none.jsonl is missing"),
-        (["--reward-address", "127.0.0.1:9", "--reward-wait", "0.3"], "to serve"),
+        (["--reward-address", "127.0.0.1:9", "--reward-wait", "0.3"], "--reward-address 127.0.0.1:9 "),
     ],
 )
 def test_a_mistake_ends_with_status_2_and_its_message(
@@ -326,6 +326,22 @@ def test_a_run_is_measured_as_the_predictions_that_its_policy_writes(
     html = page.read_text()
     assert html.count("<article ") == html.count("right lung opacity") == 3
     assert "split:test" in found["signatures"]["reward"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--baseline", "missing.jsonl"], "missing.jsonl"),
+        (["--reward-address", "127.0.0.1:9", "--reward-wait", "0.3"], "--reward-address 127.0.0.1:9 "),
+    ],
+)
+def test_what_is_missing_is_told_before_a_policy_writes_its_reports(
+    flags: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(generation, "run_config", lambda run_dir: Config(reward=RewardConfig()))
+    monkeypatch.setattr(generation, "policy_folder", lambda *_: pytest.fail("the reports are on their way"))
+    assert evaluate.main(["--run", str(tmp_path), *flags]) == 2
+    assert message in capsys.readouterr().err
 
 
 def test_reward_servers_give_the_numbers_of_the_backend_in_this_process(tmp_path: Path) -> None:
