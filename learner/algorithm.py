@@ -126,6 +126,12 @@ class ReportRL(Algorithm):  # type: ignore[misc]
         self.learner_group.wait()
 
     @property
+    def rollout_actors(self) -> str:
+        """How many serve of how many there are: those that start or restart do not."""
+        group = self.env_runner_group
+        return f"{group.num_healthy_remote_env_runners()} of {group.num_remote_env_runners()} serve"
+
+    @property
     def warm_started(self) -> bool:
         """Whether the run directory holds the finished warm start."""
         return (self._run_dir / WARM_START).is_dir()

@@ -19,13 +19,13 @@ from pathlib import Path
 
 from configs.schema import Config, RewardConfig
 from learner.evaluation.arguments import parser, scoring_options
-from learner.evaluation.inputs import Inputs, read_baseline, read_inputs, run_config
-from learner.evaluation.measures import CODED
+from learner.evaluation.inputs import Inputs, align_baseline, read_baseline, read_inputs, run_config
+from learner.evaluation.measures import CODED, finding_truth
 from learner.evaluation.regions import measure_regions
 from learner.evaluation.regiontable import print_regions
 from learner.evaluation.result import Protocol, Result, build_result
-from learner.evaluation.scoring import NO_BACKEND, Scoring, opened
-from learner.evaluation.studies import CONTROLS, control_reports, finding_truth
+from learner.evaluation.scoring import NO_BACKEND, Scoring, opened, require
+from learner.evaluation.studies import CONTROLS, control_reports
 from learner.evaluation.system import System, Task, measure
 from learner.evaluation.tables import print_result
 from learner.evaluation.worst import cases_of, telling_cases, worst_cases
@@ -34,6 +34,7 @@ from reward_server.errors import RewardError, RewardSetupError
 from reward_server.scoring import plain_reward
 from reward_server.spec import reward_from_components
 from rrg.command import carry_out
+from rrg.data.sections import clean
 from rrg.errors import UserError
 from rrg.progress import Show, output_console
 
@@ -55,8 +56,11 @@ def run(args: argparse.Namespace, show: Show) -> int:
     """Reads or writes the reports, measures them, prints and writes what was asked for."""
     _check(args)
     config = run_config(args)
+    # What could fail is tried before a run's policy writes for minutes.
+    require(scoring_options(args))
+    baseline = read_baseline(args)
     inputs = read_inputs(args, config, show)
-    baseline = read_baseline(args, inputs.rows)
+    baseline = align_baseline(args, inputs.rows, baseline)
     names = [name for name in args.controls.split(",") if name]
     with show.phase("controls"):
         texts = [row.hypothesis for row in inputs.rows]
@@ -66,7 +70,9 @@ def run(args: argparse.Namespace, show: Show) -> int:
             names, texts, inputs.studies, inputs.train, inputs.configs, args.seed, show.advance
         )
     notes += [] if args.section == "findings" else ["controls of the data set: with --section findings only"]
-    systems = {SYSTEM: texts, **({} if baseline is None else {BASELINE: [row.hypothesis for row in baseline]})}
+    systems = {SYSTEM: texts}
+    if baseline is not None:  # a file, also where the reports are a run's
+        systems[BASELINE] = [clean(row.hypothesis) if args.run else row.hypothesis for row in baseline]
     task = _task(args, inputs)
     with show.phase("measures"), opened(scoring_options(args)) as scoring:
         reward = None if scoring is None else _reward(config, scoring)
@@ -127,6 +133,7 @@ def _task(args: argparse.Namespace, inputs: Inputs) -> Task:
         references=tuple(row.reference for row in inputs.rows),
         findings=tuple(findings),
         verbatim=args.verbatim,
+        prepared=args.run is not None,
         meteor=not args.no_meteor,
     )
 

@@ -29,7 +29,7 @@ from learner.checkpoints import latest_checkpoint, read_state
 from learner.evaluating import evaluate_controls, evaluate_policy, evaluate_regions, scalars
 from learner.reinforce import reinforce
 from learner.report.build import attempt_report
-from learner.rewards import connected, start_rewards
+from learner.rewards import connected, require_servers, start_rewards
 from learner.run import Run
 from learner.sampler import require_studies
 from learner.stopping import Interrupted, Signals
@@ -81,6 +81,7 @@ def run_job(cfg: Config, run_dir: Path) -> None:
 
 def _phases(cfg: Config, run_dir: Path, show: Show) -> tuple[StudySet, Summary]:
     with Signals() as signals, PeakMemory() as memory:
+        require_servers(cfg)
         with show.phase("data"):
             studies = prepare_data(cfg, show)
         with show.phase("set-up"):
@@ -120,7 +121,9 @@ def learn_from_reports(run: Run, checkpoint: Path | None) -> None:
     """The warm start, from its checkpoint if there is one; then gets ready for what comes after it, RL's checkpoint
     included."""
     phase = None if checkpoint is None else read_state(checkpoint).phase
-    if not run.algo.warm_started:
+    if run.algo.warm_started:
+        run.show.line("warm start: it was done before")
+    else:
         warm_start(run, checkpoint)
     run.algo.begin_rl(checkpoint if phase == "rl" else None)
     if checkpoint is not None:
@@ -151,12 +154,13 @@ def regions_only(run: Run) -> Summarize:
 
 
 def reports_and_rl(run: Run) -> Summarize:
-    """The evaluation of the warm start, RL and its evaluation (unless the run ends before), and the controls."""
+    """The evaluation of the warm start, RL and its evaluation (unless the run ends before, or has no step of RL), and
+    the controls."""
     cfg, show, rl, regions = run.cfg, run.show, None, {}
     with show.phase("evaluation of the warm start"):
         sft, regions["sft"] = evaluate_policy(run, "sft")
         run.tracker.log("evaluation", 0, scalars(sft))
-    if cfg.stage == "all":
+    if cfg.stage == "all" and (cfg.learner.rl.steps or run.algo.rl_step):
         with show.phase("reinforcement learning"):
             reinforce(run)
         with show.phase("evaluation of the RL policy"):
@@ -175,8 +179,11 @@ def _started(cfg: Config, run_dir: Path, show: Show, signals: Signals) -> Iterat
     """Ray, the reward workers, the learner's ranks and the rollout actors; all end with the block."""
     for line in plan.describe(cfg).splitlines():
         show.line(f"  {line}")
-    # Ray and RLlib warn of what is chosen here on purpose (no spaces, no learner of theirs).
-    logging.getLogger("ray").setLevel(logging.ERROR)
+    # Ray and RLlib warn of what is chosen here on purpose (no spaces, no learner of theirs). One warning stays on the
+    # console, "... the actor restart will fail": it is about RLlib's config in the object store, which its group of
+    # actors holds as long as they live. RAY_BACKEND_LOG_LEVEL would hide why a process of Ray died, too.
+    for name in ("ray", "ray.rllib"):  # which has a level of its own
+        logging.getLogger(name).setLevel(logging.ERROR)
     _join_ray(cfg)
     signals.install()
     try:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shlex
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
@@ -91,6 +92,7 @@ def run(cfg: Config) -> None:
     Raises:
         UserError: something that the config names is missing, or the disk cannot be written.
         ProcessError: a process of the run died or hung.
+        Interrupted: a signal ended it.
     """
     resolved = OmegaConf.to_yaml(OmegaConf.structured(cfg))
     if cfg.dry_run:
@@ -123,6 +125,9 @@ def run(cfg: Config) -> None:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         raise UserError(f"the disk is full: {error}; make room, then go on with resume={run_dir}") from error
+    except Interrupted as error:
+        onward = f"go on with: python -m learner.main resume={shlex.quote(str(run_dir))}"
+        raise Interrupted(error.signum, f"{error.what_stays}; {onward}") from None
     except ProcessError as error:
         (run_dir / "failed.txt").write_text(traceback.format_exc())
         raise ProcessError(

@@ -82,10 +82,15 @@ def _steps(run: Run, validation: Validation | None) -> None:
     if algo.rl_step < rl.steps:
         forget_evaluation(run.folder)
         (run.folder / "stopped.json").unlink(missing_ok=True)
+    else:
+        run.show.line(f"RL steps: all {rl.steps} were done before")
+    serving = algo.rollout_actors
     while algo.rl_step < rl.steps:
         algo.train()
         run.tracker.log("rl", algo.rl_step, algo.step_metrics)
         _tell(run, algo.step_metrics)
+        if serving != (serving := algo.rollout_actors):
+            run.show.line(f"rollout actors: {serving}")
         _heed(run, monitor.judge_steps(run.tracker.rows("rl"), rl.stop))
         leave_if_asked()
         _check_reward(run)

@@ -1,6 +1,7 @@
 """The reward servers of a run: its own workers in Ray, or servers that run already.
 
-Contract: `start_rewards` waits for nothing; `connected` gives the driver's client once the servers are there and
+Contract: `require_servers` asks those that run already, before anything starts; `start_rewards` waits for nothing;
+`connected` gives the driver's client once the servers are there and
 compute what the config says. The run's own workers listen on loopback in a Ray of its own, and behind TLS and a token
 on a cluster; `python -m reward_server scale N` changes their number while the run goes on.
 """
@@ -19,11 +20,15 @@ from learner.placement import own_resource
 from learner.plan import namespace_of
 from reward_server.client import RewardClient
 from reward_server.directory import RewardAccess, RewardDirectory
-from reward_server.errors import RewardSetupError
+from reward_server.errors import RewardError, RewardSetupError
 from reward_server.scorer import ScorerOptions
 from reward_server.security import ClientSecurity, ServerSecurity, ephemeral_security
 from reward_server.worker import WorkerOptions
+from rrg.errors import UserError
 from rrg.progress import Show
+
+SERVERS_ANSWER_S = 10.0
+"""How long servers that should be there already may take to answer."""
 
 
 @dataclass(frozen=True)
@@ -34,14 +39,27 @@ class Rewards:
     directory: RewardDirectory | None
 
 
+def require_servers(cfg: Config, wait_s: float = SERVERS_ANSWER_S) -> None:
+    """Raises UserError where reward.address is given and nothing serves there, RewardSetupError where what serves
+    computes something else than the config says."""
+    if cfg.reward.address is None:
+        return
+    with _given(cfg.reward, cfg.reward.address).open() as client:
+        try:
+            client.wait_until_serving(wait_s)
+        except RewardError as error:
+            raise UserError(
+                f"reward.address={cfg.reward.address}: {error}; start the servers (python -m reward_server serve), or "
+                "leave it out: a run then has its own"
+            ) from error
+        _check_backend(client, cfg)
+
+
 def start_rewards(cfg: Config, run_dir: Path) -> Rewards:
     """Starts the run's own workers, without waiting, or says how to reach the servers of the config."""
     reward = cfg.reward
     if reward.address is not None:
-        security = ClientSecurity.from_files(
-            ca=reward.tls_ca, token=reward.token_file, server_name=reward.tls_server_name
-        )
-        return Rewards(RewardAccess(reward.timeout_s, tuple(reward.address.split(",")), security), None)
+        return Rewards(_given(reward, reward.address), None)
     local = cfg.cluster.address is None
     server, client = (ServerSecurity(), ClientSecurity()) if local else ephemeral_security()
     options = WorkerOptions(
@@ -67,13 +85,22 @@ def connected(rewards: Rewards, cfg: Config, show: Show) -> Iterator[RewardClien
         show.line(f"reward workers: {len(status.addresses)} of {status.wanted} serve; to change their number:")
         show.line(f"  python -m reward_server scale N --ray-address {ray.get_runtime_context().gcs_address}")
     with rewards.access.open() as client:
-        backend = client.describe().backend
-        if backend != cfg.reward.backend:
-            raise RewardSetupError(
-                f"the servers of reward.address compute {backend!r}, but the config says "
-                f"reward.backend={cfg.reward.backend}"
-            )
+        _check_backend(client, cfg)
         yield client
+
+
+def _given(reward: RewardConfig, address: str) -> RewardAccess:
+    security = ClientSecurity.from_files(ca=reward.tls_ca, token=reward.token_file, server_name=reward.tls_server_name)
+    return RewardAccess(reward.timeout_s, tuple(address.split(",")), security)
+
+
+def _check_backend(client: RewardClient, cfg: Config) -> None:
+    backend = client.describe().backend
+    if backend != cfg.reward.backend:
+        raise RewardSetupError(
+            f"the servers of reward.address compute {backend!r}, but the config says "
+            f"reward.backend={cfg.reward.backend}"
+        )
 
 
 def _scorer(reward: RewardConfig) -> ScorerOptions:

@@ -2,15 +2,17 @@
 end within a minute. Under `nohup` a lost terminal ends nothing.
 
 Contract: the first signal lets the step under way end (`GRACE_S`), which is then saved; where nothing is to be saved,
-or the step takes longer, the run ends at once and its newest checkpoint stays. The second signal ends the process
-without another word. The main thread alone is interrupted, by KeyboardInterrupt: the one exception that Ray passes on
-out of its waits. `Signals` makes an `Interrupted` of it at its end.
+or the step takes longer, the run ends at once and its newest checkpoint stays. A line on stderr says at once which of
+them it is. The second signal ends the process without another word. The main thread alone is interrupted, by
+KeyboardInterrupt: the one exception that Ray passes on out of its waits. `Signals` makes an `Interrupted` of it at its
+end. Where the interpreter drops the exception (in `__del__`, in callbacks around a fork) it is raised again.
 """
 
 from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -25,13 +27,16 @@ SAVE_S = 52.0
 """When a checkpoint has to be written, since the signal."""
 LIMIT_S = 58.0
 """When the process is gone, whatever hangs."""
+AGAIN_S = 0.5
+"""How long after an exception that was dropped the next one is raised."""
 
 
 class Interrupted(BaseException):
     """A signal has ended the run; `status` is the process's exit status, as shells count it."""
 
     def __init__(self, signum: int, what_stays: str) -> None:
-        super().__init__(f"{signal.Signals(signum).name}: {what_stays}")
+        super().__init__(f"{_name(signum)}: {what_stays}")
+        self.signum, self.what_stays = signum, what_stays
         self.status = 128 + signum
 
 
@@ -80,7 +85,7 @@ class Signals:
         if self._signum is None:
             return
         self._stays = "the checkpoint could not be written in time; the one before stays"
-        signal.setitimer(signal.ITIMER_REAL, max(1.0, self._since + self._save_s - time.monotonic()))
+        signal.setitimer(signal.ITIMER_REAL, max(1.0, self._since + self._save_s - time.monotonic()), AGAIN_S)
         saved = save()
         signal.setitimer(signal.ITIMER_REAL, 0)
         self._stays = f"the step under way was finished and saved: {saved}"
@@ -92,14 +97,37 @@ class Signals:
             os.kill(os.getpid(), signum)
         self._signum, self._since = signum, time.monotonic()
         # The last resort, should anything hang on the way out.
-        last = threading.Timer(self._limit_s, os._exit, [128 + signum])
+        last = threading.Timer(self._limit_s, self._give_up)
         last.daemon = True
         last.start()
         if not self._finishing:
+            _say(f"{_name(signum)}: ending; once more kills")
+            signal.setitimer(signal.ITIMER_REAL, AGAIN_S, AGAIN_S)
             raise KeyboardInterrupt
+        _say(f"{_name(signum)}: finishing the step, then saving; once more kills")
         self._stays = f"the step under way did not end within {self._grace_s:g} s; the newest checkpoint stays"
-        signal.setitimer(signal.ITIMER_REAL, self._grace_s)
+        signal.setitimer(signal.ITIMER_REAL, self._grace_s, AGAIN_S)
+
+    def _give_up(self) -> None:
+        assert self._signum is not None
+        _say(f"{_name(self._signum)}: did not end within {self._limit_s:g} s, killed; the newest checkpoint stays")
+        os._exit(128 + self._signum)
 
 
 def _end(signum: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
+    # What cleans up on the exception's way out is left alone.
+    if not _on_its_way(sys.exception()):
+        raise KeyboardInterrupt
+
+
+def _on_its_way(error: BaseException | None) -> bool:
+    return error is not None and (isinstance(error, KeyboardInterrupt) or _on_its_way(error.__context__))
+
+
+def _say(text: str) -> None:
+    # Unbuffered: a signal may come amid a write of `sys.stderr`, which can't be entered twice.
+    os.write(2, f"{text}\n".encode())
+
+
+def _name(signum: int) -> str:
+    return signal.Signals(signum).name

@@ -23,11 +23,15 @@ from learner.evaluation.bootstrap import Interval
 from learner.evaluation.controls import CONSTANT
 from learner.evaluation.direction import arrow
 from learner.evaluation.measures import Evaluation, Metric, compare
+from learner.evaluation.numbers import fixed, spread
 from learner.evaluation.regions import AUROC_GOAL, GROUPS, IOU_GOAL, RegionMeasures
 from learner.evaluation.regiontable import print_regions
 
 FINDING_F1_GOAL = 0.45
 """The least finding F1 of a warm start that is worth reinforcing: below, the policy hardly sees the image."""
+
+ABOVE_ZERO = 0.0005
+"""From here on a difference is not 0.000 when it is shown: less is rounding, and reaches no goal and misses none."""
 
 Summary = dict[str, Any]
 """The content of `summary.json`; see `build_summary`."""
@@ -115,8 +119,8 @@ def warm_start_goals(sft: Evaluation) -> list[Goal]:
     gap = Interval(sft.statistics["shuffle_gap"].value, *_numbers(sft.metrics["shuffle_gap"])[1:])
     f1 = sft.statistics["finding_f1"].value
     return [
-        Goal("warm start: shuffle gap above 0", gap.low > 0, _spread(gap)),
-        Goal(f"warm start: finding F1 at least {FINDING_F1_GOAL}", f1 >= FINDING_F1_GOAL, f"{f1:.3f}"),
+        Goal("warm start: shuffle gap above 0", gap.low >= ABOVE_ZERO, _spread(gap)),
+        Goal(f"warm start: finding F1 at least {FINDING_F1_GOAL}", f1 >= FINDING_F1_GOAL, fixed(f1)),
     ]
 
 
@@ -124,10 +128,10 @@ def rl_goals(gains: Mapping[str, Interval], over_constants: Mapping[str, Interva
     """What is asked of RL: `gains` over the warm start, `over_constants` its reward minus that of each constant control
     that was measured."""
     reward = gains["reward"]
-    found = [Goal("RL: reward above the warm start's", reward.low > 0, _spread(reward))]
+    found = [Goal("RL: reward above the warm start's", reward.low >= ABOVE_ZERO, _spread(reward))]
     if over_constants:
         told = "; ".join(f"{_title(name)}: {_spread(over)}" for name, over in over_constants.items())
-        above = all(over.value > 0 for over in over_constants.values())
+        above = all(over.value >= ABOVE_ZERO for over in over_constants.values())
         found.append(Goal("RL: reward above every constant control's", above, told))
     return [
         *found,
@@ -253,7 +257,7 @@ def row_names(metrics: Iterable[str]) -> list[str]:
 
 def _not_lower(name: str, words: str, gains: Mapping[str, Interval]) -> Goal:
     """Judged by the measured values, as the interval of a small test set would excuse nearly every loss."""
-    return Goal(f"RL: {words} not lower than the warm start's", gains[name].value >= 0, _spread(gains[name]))
+    return Goal(f"RL: {words} not lower than the warm start's", gains[name].value > -ABOVE_ZERO, _spread(gains[name]))
 
 
 def _goal_line(goal: Goal) -> Text:
@@ -273,8 +277,8 @@ def _numbers(metric: Metric) -> list[float]:
 
 def _cell(metric: Metric, digits: int) -> str:
     number = metric[0] if isinstance(metric, list) else metric
-    return "-" if number is None else f"{number:.{digits}f}"
+    return "-" if number is None else fixed(number, digits)
 
 
 def _spread(interval: Interval) -> str:
-    return "{:+.3f} [{:+.3f}, {:+.3f}]".format(*interval)
+    return spread(interval, sign="+")

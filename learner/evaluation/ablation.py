@@ -20,12 +20,15 @@ import numpy as np
 from learner.evaluation import metrics
 from learner.evaluation.bootstrap import Statistic, difference, draw_resamples, interval
 from learner.evaluation.finished import statistics_of
+from learner.evaluation.numbers import fixed, spread
 from learner.evaluation.tables import markdown_table
 from rrg.errors import UserError
 
 FULL: Final = "full"
 JUDGED: Final = {"reward": "reward", "finding_f1": "finding F1", "shuffle_gap": "shuffle gap"}
 """A part is judged by these: each is higher for a better model."""
+LEAST_STUDIES: Final = 50
+"""With fewer studies a bootstrap interval is too narrow to judge a part by."""
 
 _SHOWN: Final = {
     "reward": "reward",
@@ -94,7 +97,7 @@ def report(arms: Mapping[str, ArmResult], failed: Sequence[str], bootstrap: int,
             for name, arm in arms.items()
         },
         "minus_full": {name: {key: list(gain) for key, gain in by.items()} for name, by in gains.items()},
-        "sentences": {name: _sentence(name, by) for name, by in gains.items()},
+        "sentences": {name: _sentence(name, by, _unjudged(arms[FULL], arms[name])) for name, by in gains.items()},
     }
 
 
@@ -105,7 +108,7 @@ def cells(report: Report) -> tuple[list[str], list[list[str]]]:
         rows.append([name, *(_cell(arm[key], 0 if key == "unique" else 3, key in JUDGED) for key in _SHOWN)])
         gains = report["minus_full"].get(name)
         if gains is not None:
-            rows.append(["  - full", *(_spread(gains[key], "+") if key in JUDGED else "" for key in _SHOWN)])
+            rows.append(["  - full", *(spread(gains[key], sign="+") if key in JUDGED else "" for key in _SHOWN)])
     return ["without", *_SHOWN.values()], rows
 
 
@@ -140,12 +143,23 @@ def _read_run(run_dir: Path) -> ArmResult:
     return ArmResult(tuple(row["id"] for row in rows), statistics, plain, 1)
 
 
-def _sentence(name: str, gains: Mapping[str, Sequence[float]]) -> str:
+def _unjudged(full: ArmResult, arm: ArmResult) -> str | None:
+    """Why two arms are no grounds to judge the part."""
+    if len(arm.study_ids) < LEAST_STUDIES:
+        return f"{len(arm.study_ids)} test studies are too few, {LEAST_STUDIES} are needed"
+    if full.plain["unique"] == arm.plain["unique"] == 1:
+        return "both write one report for all studies"
+    return None
+
+
+def _sentence(name: str, gains: Mapping[str, Sequence[float]], unjudged: str | None) -> str:
     """Whether a part helped, by the differences without it."""
     falls = [key for key in JUDGED if gains[key][2] < 0]
     rises = [key for key in JUDGED if gains[key][1] > 0]
-    told = ", ".join(f"{title} {_spread(gains[key], '+')}" for key, title in JUDGED.items())
-    if falls and not rises:
+    told = ", ".join(f"{title} {spread(gains[key], sign='+')}" for key, title in JUDGED.items())
+    if unjudged is not None:
+        verdict = f"no verdict: {unjudged}"
+    elif falls and not rises:
         verdict = f"it helped ({_titles(falls)} lower without it)"
     elif rises and not falls:
         verdict = f"it hurt ({_titles(rises)} higher without it)"
@@ -165,13 +179,9 @@ def _mean(values: Sequence[float | None]) -> float | None:
     return float(np.mean(known)) if len(known) == len(values) else None
 
 
-def _cell(value: float | Sequence[float] | None, digits: int, spread: bool) -> str:
+def _cell(value: float | Sequence[float] | None, digits: int, with_interval: bool) -> str:
     if value is None:
         return "-"
     if isinstance(value, float | int):
-        return f"{value:.{digits}f}"
-    return _spread(value) if spread else f"{value[0]:.{digits}f}"
-
-
-def _spread(value: Sequence[float], sign: str = "") -> str:
-    return f"{value[0]:{sign}.3f} [{value[1]:{sign}.3f}, {value[2]:{sign}.3f}]"
+        return fixed(value, digits)
+    return spread(value) if with_interval else fixed(value[0], digits)

@@ -108,9 +108,17 @@ def _excluded(studies: StudySet) -> list[str]:
     return [*notes, f"{problems} bad records of the data set left out"] if problems else notes
 
 
-def read_baseline(args: argparse.Namespace, rows: Sequence[Prediction]) -> list[Prediction] | None:
-    """The predictions of --baseline in the order of `rows`."""
+def read_baseline(args: argparse.Namespace) -> list[Prediction] | None:
+    """The predictions of --baseline."""
     if args.baseline is None:
         return None
-    found = read_predictions(Path(args.baseline), Columns(*args.columns), args.section)
+    return read_predictions(Path(args.baseline), Columns(*args.columns), args.section)
+
+
+def align_baseline(
+    args: argparse.Namespace, rows: Sequence[Prediction], found: Sequence[Prediction] | None
+) -> list[Prediction] | None:
+    """`found` in the order of `rows`."""
+    if found is None:
+        return None
     return aligned(rows, found, (args.predictions or "the run", args.baseline))

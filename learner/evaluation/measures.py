@@ -58,8 +58,7 @@ class Evaluation:
     `shuffle_gap` ([gap, low, high]). A component whose name is taken by one of these goes by `reward_<name>`.
     `per_study`: reward, components, rougeL, repetition and words of each study, arrays in the order of `study_ids`.
     `statistics`: what `compare` resamples; all metrics but the counts of unique outputs, which have no meaning there.
-    `finding_truth`: where the true findings come from, "codes" (MeSH) or, where some study has none, "reports" (for
-    those studies read from the reference text).
+    `finding_truth`: that of the studies.
     """
 
     study_ids: tuple[str, ...]
@@ -99,7 +98,7 @@ def evaluate(
     statistics["reward_abnormal"] = mean(rewards, of=[bool(findings) for findings in truth])
     statistics |= bleu_statistics(pairs) | finding_statistics(truth, hypotheses, donors)
     statistics["shuffle_gap"] = mean(_gap_influence(rewards, shuffled, donors))
-    for name in matched[0]:
+    for name in sorted(matched[0]):  # a message of the reward servers has them in any order
         free = name if name not in statistics else f"reward_{name}"
         per_study[free] = np.array([components[name] for components in matched])
         statistics[free] = mean(per_study[free])
@@ -108,9 +107,8 @@ def evaluate(
     values["shuffle_gap"] = list(interval(statistics["shuffle_gap"], resamples))
     values["unique"] = float(metrics.unique(hypotheses))
     values["unique_share"] = metrics.unique(hypotheses) / len(hypotheses)
-    from_codes = all(study.source == RENDERED and study.findings is not None for study in studies)
     ids = tuple(study.id for study in studies)
-    return Evaluation(ids, values, per_study, statistics, "codes" if from_codes else "reports")
+    return Evaluation(ids, values, per_study, statistics, finding_truth(studies))
 
 
 def compare(first: Evaluation, second: Evaluation, cfg: EvalConfig, seed: int) -> dict[str, Interval]:
@@ -150,6 +148,18 @@ def score_pairs(pairs: Iterable[Pair], score: Scorer) -> dict[Pair, dict[str, fl
 def true_findings(study: Study) -> frozenset[str]:
     """The study's finding codes; where its source gives none, the findings that its reference report states."""
     return study.findings if study.findings is not None else findings_in(study.target)
+
+
+def finding_truth(studies: Sequence[Study]) -> str:
+    """Where the true findings come from: "mesh" codes, the "reference" text, or both ("mesh+reference");
+    "scene-graph+reference" with Chest ImaGenome."""
+    if any(study.region_sentences is not None for study in studies):
+        return "scene-graph+reference"
+    if not studies or any(study.source not in CODED for study in studies):
+        return "reference"
+    # Readers of Open-i's reports fall back on the text without a mark; rendered studies leave their findings None.
+    sure = all(study.source == RENDERED and study.findings is not None for study in studies)
+    return "mesh" if sure else "mesh+reference"
 
 
 def donor_studies(studies: int, permutations: int, seed: int) -> npt.NDArray[np.int64]:

@@ -20,7 +20,8 @@ def region_cells(measures: RegionMeasures) -> tuple[list[str], list[list[str]]]:
     """Column titles, and a row a group."""
     rows = []
     for group, means in measures["groups"].items():
-        name = f"mean of {len(measures['regions'])} regions" if group == "all" else group
+        # Those with true boxes, if there are any; AUROC and AP have the number of theirs behind them.
+        name = f"mean of {means['iou_regions'] or len(measures['regions'])} regions" if group == "all" else group
         rows.append([name, *(_cell(means, measure) for measure in _COLUMNS)])
     return ["regions", *_COLUMNS.values()], rows
 

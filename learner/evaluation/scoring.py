@@ -13,12 +13,15 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from reward_server.errors import PairError, RewardSetupError
+from reward_server.errors import PairError, RewardError, RewardSetupError
 from reward_server.pairs import Answer, label_each
 from reward_server.scorer import Description, Pair, Scorer, ScorerOptions
 from reward_server.threads import set_threads
+
+if TYPE_CHECKING:
+    from reward_server.client import RewardClient
 
 NO_BACKEND: Final = "none"
 _BATCH = 128
@@ -87,19 +90,37 @@ def _labelled(label: Label, texts: Sequence[str]) -> list[tuple[int, ...] | None
         return [None] if len(texts) == 1 else [found for text in texts for found in _labelled(label, [text])]
 
 
+def require(options: ScoringOptions) -> None:
+    """Before anything long starts: raises RewardSetupError for options that do not fit together, or where nothing
+    serves at their address."""
+    _check(options)
+    if options.address is not None:
+        with _client(options, options.address):
+            pass
+
+
+@contextmanager
+def _client(options: ScoringOptions, address: str) -> Iterator[RewardClient]:
+    from reward_server.client import RewardClient
+    from reward_server.security import ClientSecurity
+
+    security = ClientSecurity.from_files(
+        ca=options.tls_ca, token=options.token_file, server_name=options.tls_server_name
+    )
+    with RewardClient(address.split(","), options.timeout_s, security) as client:
+        try:
+            client.wait_until_serving(options.wait_s)
+        except RewardError as error:
+            raise RewardSetupError(f"--reward-address {address} (or the run's reward.address): {error}") from error
+        yield client
+
+
 @contextmanager
 def opened(options: ScoringOptions) -> Iterator[Scoring | None]:
     """What scores by `options`; None for the backend "none". Raises RewardSetupError or RewardError."""
     _check(options)
     if options.address is not None:
-        from reward_server.client import RewardClient
-        from reward_server.security import ClientSecurity
-
-        security = ClientSecurity.from_files(
-            ca=options.tls_ca, token=options.token_file, server_name=options.tls_server_name
-        )
-        with RewardClient(options.address.split(","), options.timeout_s, security) as client:
-            client.wait_until_serving(options.wait_s)
+        with _client(options, options.address) as client:
             yield Scoring(client.describe(), client.score_each, client.label)
     elif options.scorer.backend == NO_BACKEND:
         yield None

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from configs.schema import DataConfig, ModelConfig
 from learner.evaluation import controls
-from learner.evaluation.measures import CODED, RENDERED, donor_studies
+from learner.evaluation.measures import donor_studies
 from learner.evaluation.predictions import Prediction
 from learner.evaluation.scoring import Progress
 from rrg.errors import UserError
@@ -37,18 +37,6 @@ def studies_of(rows: Sequence[Prediction], studies: StudySet, split: Split) -> l
             f"(the data set's ids look like {some!r}); check --split and --root, or leave out --format"
         )
     return [known[row.id] for row in rows]
-
-
-def finding_truth(studies: Sequence[Study]) -> str:
-    """Where the true findings come from: "mesh" codes, the "reference" text, or both ("mesh+reference");
-    "scene-graph+reference" with Chest ImaGenome."""
-    if any(study.region_sentences is not None for study in studies):
-        return "scene-graph+reference"
-    if not studies or any(study.source not in CODED for study in studies):
-        return "reference"
-    # Readers of Open-i's reports fall back on the text without a mark; rendered studies leave their findings None.
-    sure = all(study.source == RENDERED and study.findings is not None for study in studies)
-    return "mesh" if sure else "mesh+reference"
 
 
 def shuffled(hypotheses: Sequence[str], seed: int) -> list[str]:

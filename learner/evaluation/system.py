@@ -1,8 +1,8 @@
 """All measures of systems that wrote reports for the same studies, as statistics that can be resampled.
 
 Contract: no model and no file; what scores comes in as `Scoring`. Text measures see cleaned text, so do the models
-unless the task says `verbatim`. A pair without a score leaves its study out of the means of the components, and is
-counted; nothing is made up for it.
+unless the task says `verbatim`; texts that are `prepared` are not cleaned again. A pair without a score leaves its
+study out of the means of the components, and is counted; nothing is made up for it.
 """
 
 from __future__ import annotations
@@ -28,19 +28,28 @@ GROUPS = ("reward", "text", "findings", "labels")
 
 @dataclass(frozen=True)
 class Task:
-    """The studies, their reports as they stand, and the finding codes that hold (None: read from the report)."""
+    """The studies, their reports as they stand, and the finding codes that hold (None: read from the report).
+
+    `prepared`: references and reports are in the form of `clean`, as those of a run are. Cleaning would end a report
+    that was cut off with a full stop, which its policy did not write and was not rewarded for.
+    """
 
     ids: tuple[str, ...]
     references: tuple[str, ...]
     findings: tuple[frozenset[str] | None, ...]
     verbatim: bool = False
+    prepared: bool = False
     meteor: bool = True
+
+    def clean(self, text: str) -> str:
+        """The text as it is measured."""
+        return text if self.prepared else clean(text)
 
     @property
     def truth(self) -> list[frozenset[str]]:
         """The findings of every study."""
         pairs = zip(self.findings, self.references, strict=True)
-        return [findings_in(clean(text)) if codes is None else codes for codes, text in pairs]
+        return [findings_in(self.clean(text)) if codes is None else codes for codes, text in pairs]
 
 
 @dataclass(frozen=True)
@@ -58,8 +67,8 @@ def measure(
     task: Task, systems: Mapping[str, Sequence[str]], scoring: Scoring | None, reward: Reward | None, progress: Progress
 ) -> dict[str, System]:
     """Every system's measures; `systems` gives a report a study, by name. All go through the models together."""
-    cleaned = {name: [clean(text) for text in texts] for name, texts in systems.items()}
-    references = [clean(text) for text in task.references]
+    cleaned = {name: [task.clean(text) for text in texts] for name, texts in systems.items()}
+    references = [task.clean(text) for text in task.references]
     pairs = {name: list(zip(references, texts, strict=True)) for name, texts in cleaned.items()}
     counts: Mapping[str, Array] = _meteor(task, pairs) or {}
     if scoring is not None:  # one queue of pairs, so one progress bar
@@ -109,7 +118,7 @@ def _measured(
 
 def _model_pairs(task: Task, texts: Sequence[str]) -> list[tuple[str, str]]:
     pairs = zip(task.references, texts, strict=True)
-    return [pair if task.verbatim else (clean(pair[0]), clean(pair[1])) for pair in pairs]
+    return [pair if task.verbatim else (task.clean(pair[0]), task.clean(pair[1])) for pair in pairs]
 
 
 def _components(

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from learner.evaluation.direction import arrow
 from learner.evaluation.labels import MEASURES, table_name, table_names
+from learner.evaluation.numbers import fixed, spread
 from learner.evaluation.result import Result
 
 _TITLES: Final = {
@@ -24,6 +25,7 @@ _TRUTHS: Final = {
     "mesh": "the MeSH codes",
     "reference": "the reference report",
     "mesh+reference": "the MeSH codes, or of the report where nobody coded it",
+    "scene-graph+reference": "the scene graph, or of the report where it has none",
 }
 Entry = Mapping[str, Any]
 
@@ -117,7 +119,7 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _cell(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4f}"
+    return "-" if value is None else fixed(value, 4)
 
 
 def _p(value: float | None) -> str:
@@ -128,4 +130,4 @@ def _spread(numbers: Sequence[float | None], sign: str = "") -> str:
     value, low, high = numbers
     if value is None or low is None or high is None:
         return "-"
-    return f"{value:{sign}.4f} [{low:{sign}.4f}, {high:{sign}.4f}]"
+    return spread((value, low, high), 4, sign)

@@ -15,6 +15,7 @@ import numpy as np
 from learner.evaluation.bootstrap import Interval, Statistic, difference, draw_resamples, interval
 from learner.evaluation.direction import arrow, direction
 from learner.evaluation.finished import statistics_of
+from learner.evaluation.numbers import fixed
 from learner.report.data import PolicyRecord, RunRecord
 from learner.summary import row_names
 
@@ -100,7 +101,8 @@ def gain_cell(name: str, found: Interval) -> Cell:
     if not np.isfinite(found.value):
         return Cell("-")
     sign = 1 if found.low > 0 else -1 if found.high < 0 else 0
-    return Cell(f"{found.value:+.3f}", f"{found.low:+.3f} to {found.high:+.3f}", sign * direction(name))
+    value, low, high = (fixed(number, sign="+") for number in found)
+    return Cell(value, f"{low} to {high}", sign * direction(name))
 
 
 def p_cell(p: float) -> Cell:
@@ -133,4 +135,4 @@ def _floats(values: Sequence[float | None]) -> list[float]:
 
 
 def _text(name: str, value: float) -> str:
-    return f"{value:.{_WHOLE.get(name, 3)}f}" if np.isfinite(value) else "-"
+    return fixed(value, _WHOLE.get(name, 3)) if np.isfinite(value) else "-"

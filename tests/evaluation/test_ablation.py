@@ -90,6 +90,25 @@ def test_a_part_helped_where_it_is_worse_without_it_and_hurt_where_it_is_better(
     json.dumps(made, allow_nan=False)
 
 
+@pytest.mark.parametrize(
+    ("studies", "reports", "reason"),
+    [
+        (make_studies(60), (NORMAL, "The heart is enlarged."), "both write one report for all studies"),
+        (make_studies(49), (None, NORMAL), "49 test studies are too few, 50 are needed"),
+    ],
+)
+def test_a_part_is_not_judged_by_arms_that_see_nothing_or_by_too_few_studies(
+    prepare: Prepare, cfg: EvalConfig, studies: list[Study], reports: tuple[str | None, str | None], reason: str
+) -> None:
+    full, gate = (
+        read_arm([prepare(name, [text or study.target for study in studies])])
+        for name, text in zip(("full", "gate"), reports, strict=True)
+    )
+    made = report({"full": full, "gate": gate}, [], cfg.bootstrap, seed=0)
+    assert made["minus_full"]["gate"]["reward"][2] < 0
+    assert made["sentences"]["gate"].startswith(f"gate: no verdict: {reason}. Without it, against the full model: ")
+
+
 def test_seeds_are_pooled_by_study(prepare: Prepare, right: list[str], blind: list[str], cfg: EvalConfig) -> None:
     one, two = prepare("full-seed0", right), prepare("full-seed1", blind)
     both = report({"full": read_arm([one, two])}, [], cfg.bootstrap, seed=0)

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image as PILImage
+from rich.console import Console
 
 from configs.schema import Config, DataConfig, ModelConfig, RewardConfig
 from learner import evaluate, generation
@@ -22,6 +23,7 @@ from learner.evaluation import scoring
 from learner.evaluation.bootstrap import draw_resamples, interval, mean
 from learner.evaluation.labels import label_statistics
 from learner.evaluation.system import inverse
+from learner.evaluation.tables import print_result
 from reward_server.backends import create_scorer
 from reward_server.errors import PairError
 from reward_server.scorer import ScorerOptions
@@ -142,6 +144,14 @@ def test_every_group_is_in_the_file_and_on_the_screen_with_its_signature(
     assert not any(reference in shown or hypothesis in shown for reference, hypothesis in PAIRS)
 
 
+def test_findings_of_scene_graphs_have_a_table_too(tmp_path: Path) -> None:
+    found = result(tmp_path, "--predictions", str(predictions(tmp_path / "p.jsonl")))
+    found["protocol"]["finding_truth"] = "scene-graph+reference"
+    console = Console(width=200, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    print_result(found, console)
+    assert "against those of the scene graph, or of the report where it has none" in console.export_text()
+
+
 def test_numbers_are_those_of_pycocoevalcap_on_the_cleaned_texts(tmp_path: Path) -> None:
     # Bleu(4), Rouge() and Cider() of the package on `clean` of PAIRS, run once by hand.
     text = result(tmp_path, "--predictions", str(predictions(tmp_path / "p.jsonl")), "--backend", "none")["metrics"]
@@ -242,7 +252,7 @@ def test_a_pair_without_a_score_is_left_out_counted_and_status_1(
         (["--weights", "w"], "mean nothing to --backend embedded"),
         (["--limit", "3"], "--out, --limit and --rexrank are for --run"),
         (["--baseline", "none.jsonl"], "none.jsonl is missing"),
-        (["--reward-address", "127.0.0.1:9", "--reward-wait", "0.3"], "to serve"),
+        (["--reward-address", "127.0.0.1:9", "--reward-wait", "0.3"], "--reward-address 127.0.0.1:9 "),
     ],
 )
 def test_a_mistake_ends_with_status_2_and_its_message(
@@ -316,6 +326,22 @@ def test_a_run_is_measured_as_the_predictions_that_its_policy_writes(
     html = page.read_text()
     assert html.count("<article ") == html.count("right lung opacity") == 3
     assert "split:test" in found["signatures"]["reward"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--baseline", "missing.jsonl"], "missing.jsonl"),
+        (["--reward-address", "127.0.0.1:9", "--reward-wait", "0.3"], "--reward-address 127.0.0.1:9 "),
+    ],
+)
+def test_what_is_missing_is_told_before_a_policy_writes_its_reports(
+    flags: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(generation, "run_config", lambda run_dir: Config(reward=RewardConfig()))
+    monkeypatch.setattr(generation, "policy_folder", lambda *_: pytest.fail("the reports are on their way"))
+    assert evaluate.main(["--run", str(tmp_path), *flags]) == 2
+    assert message in capsys.readouterr().err
 
 
 def test_reward_servers_give_the_numbers_of_the_backend_in_this_process(tmp_path: Path) -> None:

@@ -15,10 +15,12 @@ from learner.evaluation.measures import (
     compare,
     donor_studies,
     evaluate,
+    finding_truth,
     score_pairs,
+    study_table,
     true_findings,
 )
-from learner.evaluation.studies import finding_truth
+from learner.evaluation.system import Task, measure
 from rrg.data.study import Study
 from rrg.errors import UserError
 from tests.evaluation.conftest import NORMAL, make_studies, overlap_reward, token_f1_score
@@ -128,7 +130,7 @@ def test_without_codes_the_truth_is_read_from_the_reference(cfg: EvalConfig) -> 
     studies = make_studies(20, known=False)
     assert true_findings(studies[1]) == {"cardiomegaly"}
     result = run(studies, copies(studies), cfg)
-    assert result.finding_truth == "reports"
+    assert result.finding_truth == "reference"
     assert result.metrics["finding_f1"] == 1.0
 
 
@@ -157,6 +159,34 @@ def test_a_better_system_is_told_from_a_worse_one_study_by_study(studies: list[S
     assert set(compare(worse, worse, cfg, seed=0)["reward"]) == {0.0}
 
 
+def test_reports_of_a_run_that_were_cut_off_measure_the_same_in_its_summary_and_in_learner_evaluate(
+    studies: list[Study], cfg: EvalConfig
+) -> None:
+    texts = [study.target.rsplit(" ", 3)[0] for study in studies]
+    of_run = run(studies, texts, cfg)
+    task = Task(
+        ids=of_run.study_ids,
+        references=tuple(study.target for study in studies),
+        findings=tuple(study.findings for study in studies),
+        prepared=True,
+        meteor=False,
+    )
+    system = measure(task, {"system": texts}, None, None, lambda *_: None)["system"]
+    for name, statistic in {**system.statistics["text"], **system.statistics["findings"]}.items():
+        if name in of_run.statistics:
+            assert statistic.value == of_run.statistics[name].value, name
+
+
+def test_components_have_one_order_whatever_that_of_the_scorer(studies: list[Study], cfg: EvalConfig) -> None:
+    def reversed_score(pairs: list[tuple[str, str]]) -> list[dict[str, float]]:
+        return [dict(reversed(row.items())) for row in token_f1_score(pairs)]
+
+    one = run(studies, copies(studies), cfg)
+    other = evaluate(studies, copies(studies), reversed_score, overlap_reward, cfg, seed=0)
+    assert list(one.metrics) == list(other.metrics)
+    assert study_table(one) == study_table(other)
+
+
 def test_systems_on_different_studies_are_not_compared(studies: list[Study], cfg: EvalConfig) -> None:
     first, second = run(studies, copies(studies), cfg), run(studies[:-1], copies(studies[:-1]), cfg)
     with pytest.raises(ValueError, match="different studies"):
@@ -165,11 +195,12 @@ def test_systems_on_different_studies_are_not_compared(studies: list[Study], cfg
 
 def test_findings_count_as_codes_only_where_the_source_has_codes(studies: list[Study], cfg: EvalConfig) -> None:
     coded = [replace(study, source="rendered_openi") for study in studies]
-    assert run(coded, copies(coded), cfg).finding_truth == "codes"
-    assert run(studies, copies(studies), cfg).finding_truth == "reports"
+    partly = [*coded[1:], replace(coded[0], findings=None)]
     assert finding_truth(coded) == "mesh"
-    assert finding_truth([*coded, replace(coded[0], findings=None)]) == "mesh+reference"
+    assert finding_truth(partly) == "mesh+reference"
     assert finding_truth(studies) == finding_truth([]) == "reference"
+    for some in (coded, partly, studies):
+        assert run(some, copies(some), cfg).finding_truth == finding_truth(some), "the summary has other words for it"
 
 
 @pytest.mark.parametrize("different", [0, 1, PAIRS_AT_ONCE, 2 * PAIRS_AT_ONCE + 1])

@@ -12,7 +12,9 @@ import pytest
 from rich.console import Console
 
 from configs.schema import EvalConfig
+from learner.evaluation.bootstrap import Interval
 from learner.evaluation.measures import Evaluation, evaluate
+from learner.evaluation.numbers import fixed, spread
 from learner.evaluation.regions import RegionMeasures, measure_regions
 from learner.summary import (
     Summary,
@@ -20,6 +22,7 @@ from learner.summary import (
     build_summary,
     markdown_table,
     print_summary,
+    rl_goals,
     write_summary,
 )
 from rrg.data.study import Box, Report, Study
@@ -145,6 +148,24 @@ def test_an_rl_that_only_equals_the_best_constant_has_not_beaten_it(studies: lis
     assert not goals["RL: reward above every constant control's"]
     assert not goals["RL: reward above the warm start's"]
     assert goals["RL: finding F1 not lower than the warm start's"]
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"), [(-4e-4, "0.000"), (4e-4, "0.000"), (-6e-4, "-0.001"), (6e-4, "+0.001"), (-0.0, "0.000")]
+)
+def test_what_rounds_to_zero_is_shown_without_a_sign(value: float, shown: str) -> None:
+    assert fixed(value, sign="+") == shown
+    assert spread([value, -0.5, 0.5], sign="+") == f"{shown} [-0.500, +0.500]"
+    assert fixed(value) == shown.removeprefix("+")
+
+
+def test_a_difference_that_is_shown_as_zero_is_neither_above_the_warm_start_nor_below_it() -> None:
+    noise = Interval(6.8e-13, 1e-13, 9e-13)
+    gains = {"reward": noise, "finding_f1": Interval(*(-end for end in noise)), "shuffle_gap": noise}
+    found = {goal.goal: goal.reached for goal in rl_goals(gains, {"most_frequent": noise})}
+    assert not found["RL: reward above the warm start's"]
+    assert not found["RL: reward above every constant control's"]
+    assert found["RL: finding F1 not lower than the warm start's"]
 
 
 def test_a_run_that_reached_everything_says_so(improved: Summary) -> None:

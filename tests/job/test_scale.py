@@ -62,7 +62,10 @@ def test_roles_are_scaled_while_the_run_trains_and_end_when_it_is_killed(cache: 
     worker = next(line for line in scale(REWARDS, address).splitlines() if " serves at " in line)
     port = int(worker.rpartition(":")[2])
     os.killpg(process.pid, signal.SIGKILL)
-    process.communicate(timeout=60)
+    output, _ = process.communicate(timeout=60)
+    assert "rollout actors: 2 of 2 serve" in output
+    assert "rollout actors: 1 of 1 serve" in output
+    assert "Bringing back" not in output, "nothing was broken"
     deadline = time.monotonic() + 60
     while listens(port):
         assert time.monotonic() < deadline, "the reward worker outlived its run"

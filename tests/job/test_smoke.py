@@ -192,6 +192,21 @@ def test_a_killed_run_resumes_to_the_same_numbers_bit_for_bit(
 
 
 @pytest.mark.slow
+def test_a_run_of_no_rl_step_has_no_rl_until_it_is_gone_on_with(cache: Path, tmp_path: Path) -> None:
+    output = finish(start(cache, "+exp=smoke", "learner.rl.steps=0", f"output_dir={tmp_path}"))
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert (summary["rl"], summary["rl_minus_sft"], list(summary["regions"])) == (None, None, ["sft"])
+    assert not [goal for goal in summary["goals"] if goal["goal"].startswith("RL")]
+    assert "Regions, RL" not in output
+    assert "new API stack" not in output
+    output = finish(start(cache, f"resume={tmp_path}", "learner.rl.steps=1"))
+    assert "warm start: it was done before" in output
+    assert json.loads((tmp_path / "summary.json").read_text())["rl"] is not None
+    output = finish(start(cache, f"resume={tmp_path}"))
+    assert "RL steps: all 1 were done before" in output
+
+
+@pytest.mark.slow
 def test_a_run_that_is_told_to_end_saves_what_it_has_within_a_minute_and_resumes_to_the_same_numbers(
     first: tuple[Path, str], cache: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
@@ -207,6 +222,7 @@ def test_a_run_that_is_told_to_end_saves_what_it_has_within_a_minute_and_resumes
         output = finish(process, status=128 + signum)
         assert time.monotonic() - told < 60
         assert "finished and saved" in output
+        assert f"; go on with: python -m learner.main resume={run_dir}" in output
         assert "Traceback" not in output
         process = start(cache, f"resume={run_dir}")
     output = finish(process)

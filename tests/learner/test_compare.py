@@ -49,7 +49,7 @@ def test_a_run_does_not_differ_from_its_equal(make_run: MakeRun, good: list[str]
     records = records_of([make_run("one", good), make_run("two", good)])
     ((_, table),) = paired_tables(bring_together(records, None))
     for _, (_, _, gain, p) in table.rows:
-        assert (gain.value, gain.verdict, p.value) == ("+0.000", 0, "1.0000")
+        assert (gain.value, gain.verdict, p.value) == ("0.000", 0, "1.0000")
     assert not config_table(records).rows
 
 

@@ -27,6 +27,17 @@ def save():
     return Path("checkpoints/step_1")
 try:
     with Signals(grace_s=1.0, save_s=2.0, limit_s=4.0) as signals:
+        if step_s < 0:
+            class Dropping:
+                def __del__(self):  # the interpreter drops what is raised here
+                    print("ready", flush=True)
+                    time.sleep(0.5)
+            Dropping()
+            try:
+                time.sleep(30)
+            finally:
+                time.sleep(1.2)
+                print("cleaned up", flush=True)
         if step_s == 0:
             print("ready", flush=True)
             time.sleep(30)
@@ -45,7 +56,9 @@ except Interrupted as interrupted:
 
 
 def start(*arguments: str) -> subprocess.Popen[str]:
-    process = subprocess.Popen([sys.executable, "-c", RUN, *arguments], stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", RUN, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
     return process
@@ -53,9 +66,15 @@ def start(*arguments: str) -> subprocess.Popen[str]:
 
 def ended(process: subprocess.Popen[str]) -> tuple[str, int, float]:
     """What it printed, its status, and how long it took."""
+    output, _, code, took = ended_saying(process)
+    return output, code, took
+
+
+def ended_saying(process: subprocess.Popen[str]) -> tuple[str, str, int, float]:
+    """As `ended`, with what it said on stderr in second place."""
     begun = time.monotonic()
-    output, _ = process.communicate(timeout=30)
-    return output, process.returncode, time.monotonic() - begun
+    output, said = process.communicate(timeout=30)
+    return output, said, process.returncode, time.monotonic() - begun
 
 
 @pytest.mark.parametrize(("signum", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)])
@@ -110,9 +129,32 @@ def test_a_second_signal_ends_the_process_without_another_word() -> None:
 def test_what_hangs_on_the_way_out_does_not_hold_the_process() -> None:
     process = start("0", "0", "hang")
     process.send_signal(signal.SIGTERM)
-    _, code, took = ended(process)
+    _, said, code, took = ended_saying(process)
     assert code == 143
+    assert said.endswith("SIGTERM: did not end within 4 s, killed; the newest checkpoint stays\n")
     assert 3 < took < 20
+
+
+def test_an_exception_that_the_interpreter_drops_is_raised_again_but_not_into_what_cleans_up() -> None:
+    process = start("-1", "0")
+    process.send_signal(signal.SIGINT)
+    output, said, code, _ = ended_saying(process)
+    assert "Exception ignored in" in said
+    assert code == 130
+    assert "cleaned up" in output
+    assert "SIGINT: nothing was under way" in output
+
+
+@pytest.mark.parametrize(("step_s", "answer"), [("20", "finishing the step, then saving"), ("0", "ending")])
+def test_a_signal_is_answered_at_once(step_s: str, answer: str) -> None:
+    process = start(step_s, "0")
+    assert process.stderr is not None
+    process.send_signal(signal.SIGINT)
+    begun = time.monotonic()
+    assert process.stderr.readline() == f"SIGINT: {answer}; once more kills\n"
+    assert time.monotonic() - begun < 0.5
+    process.kill()
+    process.communicate()
 
 
 def test_without_a_signal_nothing_is_saved_and_the_handlers_come_back() -> None:
