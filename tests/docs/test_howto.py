@@ -79,6 +79,8 @@ def test_the_server_of_the_page_says_where_it_is_and_ends_silently_on_ctrl_c(tmp
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        # Behind `&` or nohup this process may ignore Ctrl-C, and its children with it.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     try:
         assert run.stdout is not None
@@ -86,7 +88,7 @@ def test_the_server_of_the_page_says_where_it_is_and_ends_silently_on_ctrl_c(tmp
         with RewardClient([address], timeout_s=30) as client:
             assert client.describe().definition.endswith("+measurements")
             run.send_signal(signal.SIGINT)
-            assert run.communicate(timeout=30) == ("", "")
+            assert run.communicate(timeout=60) == ("", "")
         assert run.returncode == 0
     finally:
         run.kill()

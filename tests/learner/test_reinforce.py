@@ -77,6 +77,7 @@ class Algorithm:
     step: Callable[[int], dict[str, float]]
     rl_step: int = 0
     step_metrics: dict[str, float] = field(default_factory=dict)
+    rollout_actors: str = "1 of 1 serve"
 
     def train(self) -> None:
         self.rl_step += 1
