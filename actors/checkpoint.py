@@ -19,10 +19,10 @@ from configs.schema import DataConfig, ModelConfig, RolloutConfig
 from rrg.data.dataset import RENDERED
 from rrg.data.study import View
 from rrg.errors import UserError
+from rrg.model.saved import POLICY_FILE, policy_in
 
 STAGES: Final = ("best", "latest", "warm_start")
 _CONFIG: Final = "config.yaml"
-_POLICY: Final = "policy.json"
 _RL: Final = "step_1_"
 # How far above a policy its run directory can lie: RUN/checkpoints/step_N/policy.
 _NESTED: Final = 3
@@ -51,7 +51,7 @@ class Checkpoint:
     @cached_property
     def context(self) -> frozenset[str]:
         """What the prompt tells beside the image: of "views", "indication", "comparison"."""
-        file = self.policy / _POLICY
+        file = self.policy / POLICY_FILE
         try:
             return frozenset(json.loads(file.read_text(encoding="utf-8"))["prompt"]["context"])
         except (ValueError, KeyError, TypeError) as error:
@@ -82,16 +82,16 @@ def find_checkpoint(path: Path, stage: str | None = None) -> Checkpoint:
     if (path / _CONFIG).is_file():
         name, folder = _of_run(path, stage)
         return _with_settings(f"{path.resolve().name} {name}", folder, path / _CONFIG)
-    folder = path / "policy" if (path / "policy" / _POLICY).is_file() else path
-    if not (folder / _POLICY).is_file():
-        raise UserError(f"{path} is neither a run directory ({_CONFIG}) nor a policy ({_POLICY})")
+    found = policy_in(path)
+    if found is None:
+        raise UserError(f"{path} is neither a run directory ({_CONFIG}) nor a policy ({POLICY_FILE})")
     if stage is not None:
         raise UserError(f"--stage {stage}: {path} is one policy, and no run directory")
-    around = [parent / _CONFIG for parent in folder.resolve().parents[:_NESTED]]
+    around = [parent / _CONFIG for parent in found.resolve().parents[:_NESTED]]
     config = next((file for file in around if file.is_file()), None)
     if config is not None:
-        return _with_settings(f"{config.parent.name} {path.resolve().name}", folder, config)
-    return Checkpoint(path.resolve().name, folder, DataConfig("files"), ModelConfig(), RolloutConfig(), of_run=False)
+        return _with_settings(f"{config.parent.name} {path.resolve().name}", found, config)
+    return Checkpoint(path.resolve().name, found, DataConfig("files"), ModelConfig(), RolloutConfig(), of_run=False)
 
 
 def weights_sha256(policy: Path) -> str:
@@ -107,7 +107,7 @@ def _of_run(run: Path, stage: str | None) -> tuple[str, Path]:
     """What of the run it is, and the policy's folder."""
     for wanted in STAGES if stage is None else (stage,):
         found = run / "warm_start" if wanted == "warm_start" else _announced(run / "checkpoints" / wanted)
-        if found is not None and (found / _POLICY).is_file():
+        if found is not None and (found / POLICY_FILE).is_file():
             return ("warm_start" if wanted == "warm_start" else f"{found.parent.name} ({wanted})"), found
     there = f"no {stage}" if stage is not None else "no policy yet"
     raise UserError(f"{run} holds {there}: neither of its checkpoints/ nor its warm_start/ has what was asked for")

@@ -23,6 +23,7 @@ from rrg.data.imagecache import batches
 from rrg.data.study import Split
 from rrg.errors import UserError
 from rrg.model.evidence import evidence_line
+from rrg.model.saved import policy_in
 from rrg.progress import Show
 
 Row = dict[str, str]
@@ -49,13 +50,12 @@ def policy_folder(run_dir: Path, checkpoint: str) -> Path:
     if checkpoint == "best":
         return find_checkpoint(run_dir, "best").policy
     folder = run_dir / "warm_start" if checkpoint == "warm_start" else Path(checkpoint)
-    if (folder / "policy" / "policy.json").is_file():
-        return folder / "policy"
-    if not (folder / "policy.json").is_file():
+    found = policy_in(folder)
+    if found is None:
         raise UserError(
             f"{folder} holds no policy (policy.json): --checkpoint warm_start, latest, best, or a folder of one"
         )
-    return folder
+    return found
 
 
 def evidence_file(out: Path) -> Path:

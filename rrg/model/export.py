@@ -14,6 +14,7 @@ from pathlib import Path
 
 from rrg.command import add_debug, carry_out
 from rrg.errors import UserError
+from rrg.model.saved import policy_in
 
 
 def export_llm(policy_dir: Path, out: Path) -> None:
@@ -21,7 +22,7 @@ def export_llm(policy_dir: Path, out: Path) -> None:
     there already, before torch is loaded."""
     if out.exists():
         raise UserError(f"{out} exists already: name a new folder")
-    found = next((folder for folder in (policy_dir, policy_dir / "policy") if (folder / "policy.json").is_file()), None)
+    found = policy_in(policy_dir)
     if found is None:
         raise UserError(f"{policy_dir} is no policy (policy.json): name RUN/warm_start or RUN/checkpoints/step_N")
     from rrg.model.build import load_policy, share_weights
